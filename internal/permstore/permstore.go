@@ -6,6 +6,8 @@ package permstore
 import (
 	"context"
 	"log/slog"
+	"os"
+	"sync"
 
 	"docportal/internal/bus"
 )
@@ -20,7 +22,7 @@ type Entry struct {
 // Change is one committed change of an entry.
 type Change struct {
 	Table, ID string
-	Old, New  *Entry // nil: absent before or after
+	Old, New  *Entry // nil: absent before or after; equal if the entry was set to what it was
 }
 
 // Options are the settings of a store.
@@ -31,7 +33,7 @@ type Options struct {
 	Indexes []Index
 	// Committed is called after the transaction is on disk and before the
 	// writers that caused the changes are told, in the order of the changes,
-	// one call at a time. It must not call Update.
+	// one call at a time. It must not call Update. Subscribe adds more.
 	Committed func([]Change)
 }
 
@@ -45,61 +47,126 @@ type Index struct {
 }
 
 // Store is an open permission store.
-type Store struct{}
+type Store struct {
+	log     *slog.Logger
+	dir     string
+	indexes []Index
+	lock    *os.File // holds the directory for this process; nil in memory
+	memory  bool     // nothing outlives the process
+
+	wake chan struct{} // tells the writer that something waits
+	done chan struct{} // closed when the writer has ended
+
+	mu          sync.Mutex
+	file        *file // what View reads
+	waiting     []*update
+	closing     bool
+	subscribers []func([]Change)
+}
 
 // Open opens the store in a directory, which it makes (0700) if need be; the
 // file is permissions.db (0600). Where the directory cannot be made or written
-// the store lives in memory only, after one warning. A file that another
-// process holds is ErrInUse at once.
-func Open(dir string, o Options) (*Store, error) { panic("not implemented") }
+// the store lives in memory only, after one warning, and begins with what can
+// be read there. A file that another process holds is ErrInUse at once; one of
+// a newer version is ErrNewerSchema and is left as it is.
+func Open(dir string, o Options) (*Store, error) {
+	s := &Store{
+		log:     o.Log,
+		dir:     dir,
+		indexes: o.Indexes,
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Committed != nil {
+		s.subscribers = append(s.subscribers, o.Committed)
+	}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	go s.write()
+	return s, nil
+}
 
-// Close waits for the changes under way and closes the file.
-func (s *Store) Close() error { panic("not implemented") }
+// Subscribe has f called with the changes of each commit, as Options.Committed
+// is, after those who subscribed earlier.
+func (s *Store) Subscribe(f func([]Change)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subscribers = append(s.subscribers[:len(s.subscribers):len(s.subscribers)], f)
+}
+
+// Close waits for the changes under way, and for the views, and closes the file.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	s.mu.Unlock()
+	if first {
+		s.wakeWriter()
+	}
+	<-s.done
+	if !first {
+		return nil
+	}
+	return s.close()
+}
+
+// InMemory reports whether the store lives in memory only.
+func (s *Store) InMemory() bool { return s.memory }
 
 // Update runs fn in a transaction of its own and returns when its changes are
 // on disk. Waiting updates are grouped into one disk transaction; each sees
 // the changes of those before it. If fn returns an error, its changes alone
-// are dropped and Update returns that error.
-func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error { panic("not implemented") }
-
-// View runs fn on the last committed state; it never waits for a writer.
-func (s *Store) View(fn func(*Tx) error) error { panic("not implemented") }
-
-// Tx is a transaction, valid until the function that got it returns.
-type Tx struct{}
-
-// Get returns an entry.
-func (tx *Tx) Get(table, id string) (Entry, bool, error) { panic("not implemented") }
-
-// Put sets an entry; only in Update.
-func (tx *Tx) Put(table, id string, e Entry) error { panic("not implemented") }
-
-// Delete removes an entry and reports whether it was there; only in Update.
-func (tx *Tx) Delete(table, id string) (bool, error) { panic("not implemented") }
-
-// IDs calls yield for each id of a table, sorted by bytes, until it returns false.
-func (tx *Tx) IDs(table string, yield func(id string) bool) error { panic("not implemented") }
-
-// Find calls yield for each id that an index has under key, sorted by bytes,
-// until it returns false. The index "app" is there for every table.
-func (tx *Tx) Find(table, index string, key []byte, yield func(id string) bool) error {
-	panic("not implemented")
+// are dropped and Update returns that error. fn runs at most once, not on the
+// caller's goroutine, and must not call Update. A context that ends before fn
+// has begun withdraws the update; later it has no effect. If the changes
+// cannot be written the error is a StorageError.
+func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	u := &update{fn: fn, done: make(chan struct{})}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.waiting = append(s.waiting, u)
+	s.mu.Unlock()
+	s.wakeWriter()
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+		if u.begun.CompareAndSwap(false, true) {
+			return ctx.Err()
+		}
+		<-u.done
+	}
+	if u.panicked != nil {
+		panic(u.panicked)
+	}
+	return u.err
 }
 
-// Keys calls yield for each distinct key of an index, sorted by bytes, until it returns false.
-func (tx *Tx) Keys(table, index string, yield func(key []byte) bool) error {
-	panic("not implemented")
-}
-
-// Name and Path are where the permission store is on the bus.
-const (
-	Name = "org.freedesktop.impl.portal.PermissionStore"
-	Path = "/org/freedesktop/impl/portal/PermissionStore"
-)
-
-// Interface returns the D-Bus interface org.freedesktop.impl.portal.PermissionStore
-// of a store. emit sends a signal of that interface to all
-// (bus.Conn.Emit bound to Path and Name).
-func Interface(s *Store, emit func(member, signature string, args ...any) error) *bus.Interface {
-	panic("not implemented")
+// View runs fn on the last committed state; it never waits for a writer. fn
+// must not call Update.
+func (s *Store) View(fn func(*Tx) error) error {
+	f, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer s.release(f)
+	tx := &Tx{s: s}
+	if err := guard(func() (err error) { tx.b, err = f.db.Begin(false); return tx.buckets(err) }); err != nil {
+		if tx.b != nil {
+			tx.b.Rollback()
+		}
+		return err
+	}
+	defer tx.b.Rollback()
+	defer func() { tx.ended = true }()
+	return fn(tx)
 }

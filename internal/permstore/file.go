@@ -1,0 +1,579 @@
+package permstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	fileName = "permissions.db"
+	// lockName is the file whose flock holds the directory: it stays the same
+	// when the database is replaced. It also says after which transaction the
+	// store was closed in good order.
+	lockName = "permissions.lock"
+)
+
+// mapSize is how much address space, not memory, is mapped from the start:
+// bbolt stops all readers to map a grown file anew.
+const mapSize = 256 << 20
+
+// growStep is by how many bytes the file grows at least.
+const growStep = 128 << 10
+
+// file is an open database file.
+type file struct {
+	db   *bolt.DB
+	base *os.File // the store's descriptor of the file, shared by all handles on it
+	path string
+
+	changed   bool // written to since it was opened
+	stale     bool // the writer must open it again first
+	abandoned bool // closing db could hang
+
+	// Guarded by Store.mu.
+	readers int
+	retired bool
+	idle    chan struct{} // closed when it is retired and the last reader has left
+}
+
+// acquire pins the current file for a reader.
+func (s *Store) acquire() (*file, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil || s.closing {
+		return nil, ErrClosed
+	}
+	s.file.readers++
+	return s.file, nil
+}
+
+func (s *Store) release(f *file) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.readers--
+	if f.retired && f.readers == 0 {
+		close(f.idle)
+	}
+}
+
+// swap makes next the current file and waits until nobody reads the old one.
+func (s *Store) swap(next *file) (old *file) {
+	s.mu.Lock()
+	old = s.file
+	s.file = next
+	old.retired = true
+	if old.readers == 0 {
+		close(old.idle)
+	}
+	s.mu.Unlock()
+	<-old.idle
+	return old
+}
+
+// openDB opens bbolt on a duplicate of base.
+func openDB(base *os.File, path string, noSync bool) (_ *file, err error) {
+	var dup *os.File
+	o := &bolt.Options{
+		Timeout:         1, // one try
+		NoSync:          noSync,
+		NoGrowSync:      noSync,
+		InitialMmapSize: mapSize,
+		OpenFile: func(string, int, os.FileMode) (*os.File, error) {
+			fd, err := unix.FcntlInt(base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return nil, os.NewSyscallError("fcntl", err)
+			}
+			dup = os.NewFile(uintptr(fd), path)
+			return dup, nil
+		},
+	}
+	f := &file{base: base, path: path, idle: make(chan struct{})}
+	err = guard(func() (err error) { f.db, err = bolt.Open(path, 0o600, o); return err })
+	if errors.Is(err, syscall.ENOMEM) {
+		o.InitialMmapSize = 0 // an address space limit
+		err = guard(func() (err error) { f.db, err = bolt.Open(path, 0o600, o); return err })
+	}
+	if err != nil {
+		if dup != nil {
+			dup.Close() // a panic left it open
+		}
+		if errors.Is(err, bolterrors.ErrTimeout) {
+			return nil, ErrInUse
+		}
+		return nil, err
+	}
+	f.db.AllocSize = growStep
+	return f, nil
+}
+
+// closeDB closes the handle but not base.
+func (f *file) closeDB() error {
+	if f.abandoned {
+		return nil
+	}
+	return guard(f.db.Close)
+}
+
+// reopen opens the file again after a failed commit. Readers go over to the
+// new handle at once.
+func (s *Store) reopen() error {
+	old := s.file
+	next, err := openDB(old.base, old.path, s.memory)
+	if err != nil {
+		return err
+	}
+	next.changed = old.changed
+	s.swap(next)
+	// Not before the last reader has left: bbolt does not know of the readers
+	// of another handle and would reuse their pages.
+	if err := old.closeDB(); err != nil {
+		s.log.Debug("closing the old handle of the permission store", "error", err)
+	}
+	// Closing gave the lock up, which both handles share.
+	if err := unix.Flock(int(old.base.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		s.log.Debug("locking the permission store again", "error", err)
+	}
+	return nil
+}
+
+// open opens or makes the file that the store lives in.
+func (s *Store) open() error {
+	err := s.openDir()
+	if err == nil || !unwritable(err) {
+		return err
+	}
+	s.log.Warn("permissions will be forgotten: their directory cannot be written", "dir", s.dir, "error", err)
+	return s.openMemory()
+}
+
+// unwritable reports whether an error means that a directory cannot be
+// written at all.
+func unwritable(err error) bool {
+	for _, n := range [...]syscall.Errno{
+		syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.ENOENT, syscall.ENOTDIR,
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG,
+	} {
+		if errors.Is(err, n) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) openDir() (err error) {
+	if s.dir == "" {
+		return fmt.Errorf("no directory is named: %w", syscall.ENOENT)
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(s.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err == unix.EWOULDBLOCK {
+			return ErrInUse
+		}
+		return os.NewSyscallError("flock", err)
+	}
+	path := filepath.Join(s.dir, fileName)
+	base, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		s.file, err = s.create(nil)
+	} else if err == nil {
+		s.file, err = s.openFile(base, path)
+		if err != nil {
+			base.Close()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	return nil
+}
+
+// openFile opens an existing file and looks whether it is whole.
+func (s *Store) openFile(base *os.File, path string) (*file, error) {
+	if err := checkMeta(base); err != nil {
+		return nil, err
+	}
+	f, err := openDB(base, path, s.memory)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkSchema(f); err != nil {
+		f.closeDB()
+		return nil, err
+	}
+	return f, nil
+}
+
+// checkSchema says whether this version can use a file.
+func (s *Store) checkSchema(f *file) error {
+	var indexes string
+	err := guard(func() error {
+		return f.db.View(func(b *bolt.Tx) error {
+			switch v := schemaOf(b); {
+			case v > schema:
+				return fmt.Errorf("%w (schema %d, this one knows %d)", ErrNewerSchema, v, schema)
+			case v == 0:
+				return damaged("no schema version")
+			}
+			indexes = string(b.Bucket(bucketMeta).Get(keyIndexes))
+			return (&Tx{b: b}).buckets(nil)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if indexes != s.indexNames() {
+		s.log.Info("building the indexes of the permission store anew")
+		return s.rebuildIndexes(f)
+	}
+	return nil
+}
+
+func (s *Store) indexNames() string {
+	var b strings.Builder
+	for _, x := range s.indexes {
+		b.WriteString(x.Table + "\x00" + x.Name + "\x00")
+	}
+	return b.String()
+}
+
+// create makes a new file with the entries that fill puts in, under a
+// temporary name until it is whole and on disk.
+func (s *Store) create(fill func(put func(table, id string, e *Entry) error) error) (_ *file, err error) {
+	path := filepath.Join(s.dir, fileName)
+	temp := path + ".new"
+	base, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			base.Close()
+			os.Remove(temp)
+		}
+	}()
+	f, err := s.initialize(base, path, fill)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.closeDB()
+		}
+	}()
+	if err := f.db.Sync(); err != nil {
+		return nil, err
+	}
+	f.db.NoSync, f.db.NoGrowSync = false, false
+	if err := os.Rename(temp, path); err != nil {
+		return nil, err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return nil, err
+	}
+	if fill == nil {
+		syncDir(filepath.Dir(s.dir)) // the directory may be new as well
+	}
+	return f, nil
+}
+
+// initialize writes the buckets of an empty file.
+func (s *Store) initialize(base *os.File, path string, fill func(put func(table, id string, e *Entry) error) error) (*file, error) {
+	f, err := openDB(base, path, true)
+	if err != nil {
+		return nil, err
+	}
+	err = guard(func() error {
+		return f.db.Update(func(b *bolt.Tx) error {
+			meta, err := b.CreateBucket(bucketMeta)
+			if err != nil {
+				return err
+			}
+			if _, err := b.CreateBucket(bucketEntries); err != nil {
+				return err
+			}
+			if _, err := b.CreateBucket(bucketIndex); err != nil {
+				return err
+			}
+			if err := meta.Put(keyIndexes, []byte(s.indexNames())); err != nil {
+				return err
+			}
+			return meta.Put(keySchema, binary.LittleEndian.AppendUint32(nil, schema))
+		})
+	})
+	if err == nil && fill != nil {
+		err = s.fill(f, fill)
+	}
+	if err != nil {
+		f.closeDB()
+		return nil, err
+	}
+	return f, nil
+}
+
+// fill writes entries into a new file, some at a time to bound the memory.
+func (s *Store) fill(f *file, fill func(put func(table, id string, e *Entry) error) error) error {
+	var tx *Tx
+	end := func() error {
+		if tx == nil {
+			return nil
+		}
+		b := tx.b
+		tx = nil
+		return guard(b.Commit)
+	}
+	err := fill(func(table, id string, e *Entry) error {
+		if tx == nil {
+			tx = &Tx{s: s, writable: true}
+			if err := guard(func() (err error) { tx.b, err = f.db.Begin(true); return tx.buckets(err) }); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.change(table, id, e); err != nil {
+			return err
+		}
+		if len(tx.log) >= 1000 {
+			return end()
+		}
+		return nil
+	})
+	if err != nil {
+		if tx != nil {
+			tx.b.Rollback()
+		}
+		return err
+	}
+	return end()
+}
+
+// rebuildIndexes writes all index rows anew.
+func (s *Store) rebuildIndexes(f *file) error {
+	return guard(func() error {
+		return f.db.Update(func(b *bolt.Tx) error {
+			if err := b.DeleteBucket(bucketIndex); err != nil {
+				return err
+			}
+			index, err := b.CreateBucket(bucketIndex)
+			if err != nil {
+				return err
+			}
+			c := b.Bucket(bucketEntries).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				table, id, _ := splitKey(k)
+				e, _, err := decode(k, v)
+				if err != nil {
+					return err
+				}
+				rows, err := s.rows(table, id, e)
+				if err != nil {
+					return err
+				}
+				for _, r := range rows {
+					if err := index.Put(r, nil); err != nil {
+						return err
+					}
+				}
+			}
+			return b.Bucket(bucketMeta).Put(keyIndexes, []byte(s.indexNames()))
+		})
+	})
+}
+
+// openMemory makes the store live in memory, with a copy of what is on disk.
+func (s *Store) openMemory() error {
+	s.memory = true
+	fd, err := unix.MemfdCreate("permissions", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
+	}
+	base := os.NewFile(uintptr(fd), "permissions")
+	if old, err := os.Open(filepath.Join(s.dir, fileName)); err == nil {
+		_, err = io.Copy(base, old)
+		old.Close()
+		if err == nil {
+			s.file, err = s.openFile(base, fileName)
+		}
+		if err == nil || errors.Is(err, ErrNewerSchema) {
+			return err
+		}
+		s.log.Error("the permission store cannot be read", "error", err)
+		if err := base.Truncate(0); err != nil {
+			return err
+		}
+	}
+	s.file, err = s.initialize(base, fileName, nil)
+	if err != nil {
+		base.Close()
+	}
+	return err
+}
+
+// close ends the store once the writer has.
+func (s *Store) close() error {
+	f := s.file
+	s.mu.Lock()
+	f.retired = true
+	if f.readers == 0 {
+		close(f.idle)
+	}
+	s.mu.Unlock()
+	<-f.idle
+	err := f.closeDB()
+	if e := f.base.Close(); err == nil {
+		err = e
+	}
+	if s.lock != nil {
+		s.lock.Close() // gives the directory up last
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// meta is what a bbolt meta page says. Its layout is bbolt's file format 2, in
+// the machine's byte order: a page header of 16 bytes, then magic, version,
+// page size and flags (u32), root page, sequence, freelist page, high-water
+// mark, transaction and checksum (u64).
+type meta struct {
+	slot      int // 0 or 1
+	pageSize  int
+	root      uint64
+	freelist  uint64
+	highWater uint64 // pages
+	txid      uint64
+}
+
+const (
+	metaMagic   = 0xED0CDAED
+	metaVersion = 2
+	metaSize    = 80 // with the page header
+)
+
+// readMeta reads a meta page; ok is false if it is none.
+func readMeta(page []byte) (m meta, version uint32, ok bool) {
+	if len(page) < metaSize {
+		return m, 0, false
+	}
+	ne := binary.NativeEndian
+	p := page[16:metaSize]
+	if ne.Uint32(p) != metaMagic {
+		return m, 0, false
+	}
+	h := fnv.New64a()
+	h.Write(p[:56])
+	if h.Sum64() != ne.Uint64(p[56:]) {
+		return m, 0, false
+	}
+	version = ne.Uint32(p[4:])
+	m = meta{
+		slot:      int(ne.Uint64(page)),
+		pageSize:  int(ne.Uint32(p[8:])),
+		root:      ne.Uint64(p[16:]),
+		freelist:  ne.Uint64(p[32:]),
+		highWater: ne.Uint64(p[40:]),
+		txid:      ne.Uint64(p[48:]),
+	}
+	ok = m.pageSize >= 1024 && m.pageSize <= 64<<10 && m.pageSize&(m.pageSize-1) == 0
+	return m, version, ok
+}
+
+// findMeta returns the meta page that counts: the valid one of the later
+// transaction.
+func findMeta(f io.ReaderAt) (best meta, found bool, err error) {
+	var page [metaSize]byte
+	newer := false
+	look := func(off int64) {
+		if _, err := f.ReadAt(page[:], off); err != nil {
+			return
+		}
+		m, version, ok := readMeta(page[:])
+		if !ok {
+			return
+		}
+		if version != metaVersion {
+			newer = true
+			return
+		}
+		if off != 0 && off != int64(m.pageSize) {
+			return
+		}
+		if !found || m.txid > best.txid {
+			best, found = m, true
+		}
+	}
+	look(0)
+	if found {
+		look(int64(best.pageSize))
+	} else {
+		for size := int64(1024); size <= 64<<10; size *= 2 {
+			look(size)
+		}
+	}
+	if !found && newer {
+		return best, false, fmt.Errorf("%w (another file format)", ErrNewerSchema)
+	}
+	return best, found, nil
+}
+
+// checkMeta looks whether a file can be mapped without a fault: it has a meta
+// page, and is as long as that says.
+func checkMeta(base *os.File) error {
+	info, err := base.Stat()
+	if err != nil {
+		return err
+	}
+	m, found, err := findMeta(base)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return damaged("no valid meta page")
+	}
+	if need := m.highWater * uint64(m.pageSize); uint64(info.Size()) < need {
+		return damaged("the file has %d bytes of %d", info.Size(), need)
+	}
+	return nil
+}
+
+// revoke makes the meta page of a transaction invalid, if it was written. The
+// other one, of the transaction before, counts then.
+func (f *file) revoke(txid uint64) {
+	m, found, err := findMeta(f.base)
+	if err != nil || !found || m.txid != txid {
+		return
+	}
+	var zero [metaSize]byte
+	f.base.WriteAt(zero[16:], int64(m.slot)*int64(m.pageSize)+16)
+}
