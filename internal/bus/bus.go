@@ -35,10 +35,14 @@ type Handler func(ctx context.Context, c *Call) ([]any, error)
 // Arguments and results are these Go types: byte y, bool b, uint32 u,
 // string s, []byte ay, []string as, []FD ah, FD h, Value v,
 // map[string][]string a{sas}, map[string][]byte a{say}, map[string]Value a{sv}.
+// An object path, o, is a string too; any other type is a Value of that type.
+// A dictionary that has a key twice is malformed.
 type Method struct {
 	Name    string
 	In, Out string // signatures
 	Handle  Handler
+
+	open bool // answered with nothing to everybody: Peer.Ping
 }
 
 // Interface is an exported interface of one object.
@@ -61,19 +65,40 @@ type Call struct {
 	Path      string
 	Interface string
 	Member    string
-	body      []any
-	files     []int
+
+	body  []any
+	files []int // owned, closed when the call is finished
+
+	header  header
+	data    []byte // the body until it is decoded
+	peer    *peer
+	iface   *exported
+	method  *Method
+	cost    limits
+	account *account
 }
 
 // Scan stores the arguments in dst, pointers to the types that Method lists,
 // in order. It panics if they do not fit the method's In signature: that is a
 // programming error, as the signature was checked before.
-func (c *Call) Scan(dst ...any) { panic("not implemented") }
+func (c *Call) Scan(dst ...any) {
+	if len(dst) != len(c.body) {
+		panic(fmt.Sprintf("bus: %d arguments of %s.%s scanned into %d", len(c.body), c.Interface, c.Member, len(dst)))
+	}
+	if err := scan(c.method.In, c.body, dst); err != nil {
+		panic(fmt.Sprintf("bus: %s.%s: %v", c.Interface, c.Member, err))
+	}
+}
 
 // File returns the descriptor that i refers to. It stays the call's own and is
 // closed after the handler has returned; the handler duplicates it to keep it.
 // ok is false if the message has no such descriptor.
-func (c *Call) File(i FD) (fd int, ok bool) { panic("not implemented") }
+func (c *Call) File(i FD) (fd int, ok bool) {
+	if uint64(i) >= uint64(len(c.files)) {
+		return -1, false
+	}
+	return c.files[i], true
+}
 
 // Error is a D-Bus error reply.
 type Error struct {

@@ -1,0 +1,357 @@
+package bus
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// decodeBody decodes a whole message body of a valid signature into the types
+// that Method lists.
+func decodeBody(order binary.ByteOrder, sig string, body []byte) ([]any, error) {
+	d := decoder{order: order, data: body}
+	var args []any
+	for sig != "" {
+		var first string
+		first, sig = nextType(sig)
+		arg, err := decodeArg(&d, first)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, arg)
+	}
+	if d.pos != len(body) {
+		return nil, errors.New("bytes after the last argument")
+	}
+	return args, nil
+}
+
+// decodeArg decodes one argument. A type that Method does not list becomes a
+// Value of that very type.
+func decodeArg(d *decoder, typ string) (any, error) {
+	switch typ {
+	case "y":
+		return d.byte()
+	case "b":
+		return d.bool()
+	case "u":
+		return d.uint32()
+	case "h":
+		u, err := d.uint32()
+		return FD(u), err
+	case "s":
+		return d.string()
+	case "o":
+		b, err := d.rawString(true)
+		return string(b), err
+	case "ay":
+		return d.bytes()
+	case "as":
+		return d.strings()
+	case "ah":
+		end, err := d.array('h')
+		if err != nil {
+			return nil, err
+		}
+		fds := make([]FD, 0, min((end-d.pos)/4, maxPassedFD))
+		for d.pos < end {
+			u, err := d.uint32()
+			if err != nil {
+				return nil, err
+			}
+			fds = append(fds, FD(u))
+		}
+		if d.pos != end {
+			return nil, errShort
+		}
+		return fds, nil
+	case "v":
+		return d.variant(1)
+	case "a{sas}":
+		return decodeDict(d, d.strings)
+	case "a{say}":
+		return decodeDict(d, d.bytes)
+	case "a{sv}":
+		return decodeDict(d, func() (Value, error) { return d.variant(3) })
+	}
+	return d.value(typ, 0)
+}
+
+func (d *decoder) bytes() ([]byte, error) {
+	end, err := d.array('y')
+	if err != nil {
+		return nil, err
+	}
+	b, err := d.take(end - d.pos)
+	return slices.Clone(b), err
+}
+
+func (d *decoder) strings() ([]string, error) {
+	var list []string
+	err := d.each('s', func() error {
+		s, err := d.string()
+		list = append(list, s)
+		return err
+	})
+	return list, err
+}
+
+// variant reads a variant's content, whose depth in the message is given.
+func (d *decoder) variant(depth int) (Value, error) {
+	sig, err := d.signature()
+	if err != nil {
+		return Value{}, err
+	}
+	if err := checkSingle(sig); err != nil {
+		return Value{}, err
+	}
+	return d.value(sig, depth)
+}
+
+func (d *decoder) value(typ string, depth int) (Value, error) {
+	var e encoder
+	err := copyType(&e, d, typ, depth)
+	return Value{typ, e.buf}, err
+}
+
+func decodeDict[T any](d *decoder, value func() (T, error)) (map[string]T, error) {
+	m := make(map[string]T)
+	err := d.each('{', func() error {
+		k, err := d.string()
+		if err != nil {
+			return err
+		}
+		// Which of two counts is anybody's guess, and permissions are at stake.
+		if _, twice := m[k]; twice {
+			return fmt.Errorf("a dictionary has the key %q twice", k)
+		}
+		m[k], err = value()
+		return err
+	})
+	return m, err
+}
+
+// encodeBody encodes arguments by a valid signature.
+func encodeBody(sig string, args []any) ([]byte, error) {
+	var e encoder
+	for i, arg := range args {
+		if sig == "" {
+			return nil, fmt.Errorf("%d arguments are too many", len(args))
+		}
+		var first string
+		first, sig = nextType(sig)
+		if err := encodeArg(&e, first, arg); err != nil {
+			return nil, fmt.Errorf("argument %d: %w", i, err)
+		}
+	}
+	if sig != "" {
+		return nil, fmt.Errorf("no argument for %q", sig)
+	}
+	return e.buf, nil
+}
+
+// encodeArg encodes one argument. Dictionaries are sorted by key so that equal
+// values are equal bytes.
+func encodeArg(e *encoder, typ string, arg any) error {
+	e.align(alignment(typ[0]))
+	if !fitsValue(typ, arg) {
+		return fmt.Errorf("a %T cannot be sent as %q", arg, typ)
+	}
+	switch arg := arg.(type) {
+	case byte:
+		e.byte(arg)
+	case bool:
+		e.bool(arg)
+	case uint32:
+		e.uint32(arg)
+	case FD:
+		e.uint32(uint32(arg))
+	case string:
+		if typ == "o" && !validPath(arg) {
+			return fmt.Errorf("%q is not an object path", arg)
+		}
+		return e.string(arg)
+	case []byte:
+		return e.bytes(arg)
+	case []string:
+		return e.strings(arg)
+	case []FD:
+		return e.array('h', func() error {
+			for _, fd := range arg {
+				e.uint32(uint32(fd))
+			}
+			return nil
+		})
+	case map[string][]string:
+		return encodeDict(e, arg, e.strings)
+	case map[string][]byte:
+		return encodeDict(e, arg, e.bytes)
+	case map[string]Value:
+		return encodeDict(e, arg, e.variant)
+	case Value:
+		if typ == "v" {
+			return e.variant(arg)
+		}
+		return e.value(arg)
+	}
+	return nil
+}
+
+func (e *encoder) bytes(b []byte) error {
+	return e.array('y', func() error {
+		e.buf = append(e.buf, b...)
+		return nil
+	})
+}
+
+func (e *encoder) strings(list []string) error {
+	return e.array('s', func() error {
+		for _, s := range list {
+			if err := e.string(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (e *encoder) variant(v Value) error {
+	if err := checkSingle(v.Signature); err != nil {
+		return err
+	}
+	e.signature(v.Signature)
+	return e.value(v)
+}
+
+func (e *encoder) value(v Value) error {
+	d := decoder{order: binary.LittleEndian, data: v.Data}
+	if err := copyType(e, &d, v.Signature, 0); err != nil {
+		return err
+	}
+	if d.pos != len(d.data) {
+		return errors.New("bytes after the value")
+	}
+	return nil
+}
+
+func encodeDict[T any](e *encoder, m map[string]T, value func(T) error) error {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return e.array('{', func() error {
+		for _, k := range keys {
+			e.align(8)
+			if err := e.string(k); err != nil {
+				return err
+			}
+			if err := value(m[k]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// fitsValue reports whether a Go value can be sent as the type typ.
+func fitsValue(typ string, arg any) bool {
+	switch arg := arg.(type) {
+	case byte:
+		return typ == "y"
+	case bool:
+		return typ == "b"
+	case uint32:
+		return typ == "u"
+	case FD:
+		return typ == "h"
+	case string:
+		return typ == "s" || typ == "o"
+	case []byte:
+		return typ == "ay"
+	case []string:
+		return typ == "as"
+	case []FD:
+		return typ == "ah"
+	case map[string][]string:
+		return typ == "a{sas}"
+	case map[string][]byte:
+		return typ == "a{say}"
+	case map[string]Value:
+		return typ == "a{sv}"
+	case Value:
+		return typ == "v" || typ == arg.Signature
+	}
+	return false
+}
+
+// fits reports whether what decodeArg makes of typ can be stored in dst.
+func fits(typ string, dst any) bool {
+	switch dst.(type) {
+	case *byte:
+		return typ == "y"
+	case *bool:
+		return typ == "b"
+	case *uint32:
+		return typ == "u"
+	case *FD:
+		return typ == "h"
+	case *string:
+		return typ == "s" || typ == "o"
+	case *[]byte:
+		return typ == "ay"
+	case *[]string:
+		return typ == "as"
+	case *[]FD:
+		return typ == "ah"
+	case *map[string][]string:
+		return typ == "a{sas}"
+	case *map[string][]byte:
+		return typ == "a{say}"
+	case *map[string]Value:
+		return typ == "a{sv}"
+	case *Value:
+		return typ == "v" || !listed(typ)
+	}
+	return false
+}
+
+// listed reports whether a type has a Go type of its own in Method's list.
+func listed(typ string) bool {
+	switch typ {
+	case "y", "b", "u", "h", "s", "o", "ay", "as", "ah", "v", "a{sas}", "a{say}", "a{sv}":
+		return true
+	}
+	return false
+}
+
+// store stores what decodeArg returned for a type that fits dst.
+func store(dst, arg any) {
+	switch dst := dst.(type) {
+	case *byte:
+		*dst = arg.(byte)
+	case *bool:
+		*dst = arg.(bool)
+	case *uint32:
+		*dst = arg.(uint32)
+	case *FD:
+		*dst = arg.(FD)
+	case *string:
+		*dst = arg.(string)
+	case *[]byte:
+		*dst = arg.([]byte)
+	case *[]string:
+		*dst = arg.([]string)
+	case *[]FD:
+		*dst = arg.([]FD)
+	case *map[string][]string:
+		*dst = arg.(map[string][]string)
+	case *map[string][]byte:
+		*dst = arg.(map[string][]byte)
+	case *map[string]Value:
+		*dst = arg.(map[string]Value)
+	case *Value:
+		*dst = arg.(Value)
+	}
+}
