@@ -1,0 +1,83 @@
+# docportal and sbx-run.
+#
+#   make            build bin/docportal and bin/sbx-run
+#   make demo       set up this machine and show the main job, step by step
+#   make check      set up this machine and run every test
+#   make check-long the same, with each long test in full
+#   make bench      set up this machine and print the comparisons
+#   make install    DESTDIR= PREFIX=/usr/local
+#
+# demo, check and bench need Go, git and a network to the package registries;
+# as root they make and use an ordinary user (scripts/test-user).
+.POSIX:
+
+DESTDIR =
+PREFIX = /usr/local
+BINDIR = $(PREFIX)/bin
+DATADIR = $(PREFIX)/share
+GO = go
+# The repository may belong to somebody else than who builds it, so the version
+# is asked for here and not stamped by the go command.
+GOFLAGS_BUILD = -trimpath -buildvcs=false
+
+all: build
+
+build:
+	version=$$(scripts/version) && \
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) \
+		-ldflags "-s -w -X main.version=$$version" -o bin/ ./cmd/docportal ./cmd/sbx-run
+
+# Built only where they are missing: "make && sudo make install" needs no Go in
+# root's PATH.
+bin/docportal bin/sbx-run:
+	$(MAKE) build
+
+install: bin/docportal bin/sbx-run
+	mkdir -p "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(DATADIR)/dbus-1/services" \
+		"$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/doc/docportal" \
+		"$(DESTDIR)$(DATADIR)/licenses/docportal"
+	install -m 755 bin/docportal bin/sbx-run "$(DESTDIR)$(BINDIR)/"
+	for f in dbus/*.service.in; do \
+		to="$(DESTDIR)$(DATADIR)/dbus-1/services/$$(basename "$$f" .in)" && \
+		sed 's|@bindir@|$(BINDIR)|g' "$$f" >"$$to" && chmod 644 "$$to" || exit 1; \
+	done
+	for f in profiles/*.profile; do \
+		test ! -e "$$f" || install -m 644 "$$f" "$(DESTDIR)$(DATADIR)/sbx/profiles/" || exit 1; \
+	done
+	install -m 644 README.md doc/*.md "$(DESTDIR)$(DATADIR)/doc/docportal/"
+	install -m 644 LICENSE "$(DESTDIR)$(DATADIR)/licenses/docportal/"
+
+uninstall:
+	rm -f "$(DESTDIR)$(BINDIR)/docportal" "$(DESTDIR)$(BINDIR)/sbx-run"
+	for f in dbus/*.service.in; do \
+		rm -f "$(DESTDIR)$(DATADIR)/dbus-1/services/$$(basename "$$f" .in)"; \
+	done
+	for f in profiles/*.profile; do \
+		rm -f "$(DESTDIR)$(DATADIR)/sbx/profiles/$$(basename "$$f")"; \
+	done
+	rm -rf "$(DESTDIR)$(DATADIR)/doc/docportal" "$(DESTDIR)$(DATADIR)/licenses/docportal"
+	rmdir "$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/sbx" 2>/dev/null || true
+
+demo:
+	scripts/setup run
+	scripts/staged demo
+
+check:
+	scripts/setup test
+	scripts/check
+
+check-long:
+	scripts/setup test
+	scripts/check --long
+
+bench:
+	scripts/setup bench
+	scripts/staged bench
+
+fmt:
+	gofmt -w cmd dbus integration internal
+
+clean:
+	rm -rf bin dist
+
+.PHONY: all build install uninstall demo check check-long bench fmt clean

@@ -1,0 +1,203 @@
+// App is the program in the sandbox: an ordinary client of the desktop portal.
+// It reads requests (package wire) from its standard input, does each, and
+// writes the answers to its standard output.
+//
+// "app call DEST PATH METHOD [STRING...]" makes one call on the session bus
+// instead and prints the answer; it is what the tests start without sbx-run.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+
+	"docportal/integration/wire"
+)
+
+// patience is how long the person may take to choose a file.
+const patience = 2 * time.Minute
+
+func main() {
+	out := json.NewEncoder(os.Stdout)
+	if len(os.Args) > 4 && os.Args[1] == "call" {
+		a := answer(wire.Request{Op: "call", Dest: os.Args[2], Path: os.Args[3], Method: os.Args[4], Args: os.Args[5:]})
+		if err := out.Encode(a); err != nil || a.Err != "" {
+			os.Exit(1)
+		}
+		return
+	}
+	in := bufio.NewScanner(os.Stdin)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		var r wire.Request
+		a := wire.Answer{}
+		if err := json.Unmarshal(in.Bytes(), &r); err != nil {
+			a.Err = err.Error()
+		} else {
+			a = answer(r)
+		}
+		if err := out.Encode(a); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+func answer(r wire.Request) wire.Answer {
+	var a wire.Answer
+	err := do(r, &a)
+	if err != nil {
+		a.Err = err.Error()
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			a.Errno = unix.ErrnoName(errno)
+		}
+		var d dbus.Error
+		if errors.As(err, &d) {
+			a.DBusError = d.Name
+		}
+	}
+	return a
+}
+
+func do(r wire.Request, a *wire.Answer) error {
+	switch r.Op {
+	case "read":
+		b, err := os.ReadFile(r.Path)
+		a.Data = string(b)
+		return err
+	case "write":
+		return put(r.Path, r.Data, os.O_WRONLY|os.O_TRUNC)
+	case "create":
+		return put(r.Path, r.Data, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	case "remove":
+		return os.Remove(r.Path)
+	case "stat":
+		_, err := os.Stat(r.Path)
+		return err
+	case "list":
+		entries, err := os.ReadDir(r.Path)
+		for _, e := range entries {
+			a.Names = append(a.Names, e.Name())
+		}
+		return err
+	case "getenv":
+		a.Data = os.Getenv(r.Name)
+		return nil
+	case "open":
+		return choose(a, "OpenFile", map[string]dbus.Variant{})
+	case "save":
+		return choose(a, "SaveFile", map[string]dbus.Variant{"current_name": dbus.MakeVariant(r.Name)})
+	case "call":
+		return call(r, a)
+	default:
+		return fmt.Errorf("no such request: %q", r.Op)
+	}
+}
+
+func put(path, data string, flags int) error {
+	f, err := os.OpenFile(path, flags, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(data)
+	return errors.Join(err, f.Close())
+}
+
+func call(r wire.Request, a *wire.Answer) error {
+	conn, err := dbus.ConnectSessionBus()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	args := make([]any, len(r.Args))
+	for i, s := range r.Args {
+		args[i] = s
+	}
+	c := conn.Object(r.Dest, dbus.ObjectPath(r.Path)).Call(r.Method, 0, args...)
+	if c.Err != nil {
+		return c.Err
+	}
+	a.Data = fmt.Sprint(c.Body...)
+	return nil
+}
+
+// choose asks the file chooser for a file and waits for the person's answer.
+func choose(a *wire.Answer, method string, options map[string]dbus.Variant) error {
+	conn, err := dbus.ConnectSessionBus()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	// The answer may come before the call's reply: its place is known before,
+	// and listened to before the call is made.
+	token := fmt.Sprintf("app%d", os.Getpid())
+	sender := strings.ReplaceAll(strings.TrimPrefix(conn.Names()[0], ":"), ".", "_")
+	handle := dbus.ObjectPath("/org/freedesktop/portal/desktop/request/" + sender + "/" + token)
+	if err := conn.AddMatchSignal(
+		dbus.WithMatchObjectPath(handle),
+		dbus.WithMatchInterface("org.freedesktop.portal.Request"),
+		dbus.WithMatchMember("Response"),
+	); err != nil {
+		return err
+	}
+	signals := make(chan *dbus.Signal, 8)
+	conn.Signal(signals)
+
+	options["handle_token"] = dbus.MakeVariant(token)
+	portal := conn.Object("org.freedesktop.portal.Desktop", "/org/freedesktop/portal/desktop")
+	var got dbus.ObjectPath
+	if err := portal.Call("org.freedesktop.portal.FileChooser."+method, 0, "", "Choose a file", options).Store(&got); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
+	}
+	if got != handle {
+		return fmt.Errorf("%s: the request is at %s, not at %s", method, got, handle)
+	}
+
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		select {
+		case s, ok := <-signals:
+			if !ok {
+				return errors.New("the bus closed the connection")
+			}
+			if s.Path != handle || s.Name != "org.freedesktop.portal.Request.Response" {
+				continue
+			}
+			return response(a, s.Body)
+		case <-timeout.C:
+			return errors.New("nobody answered")
+		}
+	}
+}
+
+func response(a *wire.Answer, body []any) error {
+	var code uint32
+	var results map[string]dbus.Variant
+	if err := dbus.Store(body, &code, &results); err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("the request was answered with %d (1: cancelled, 2: failed)", code)
+	}
+	uris, _ := results["uris"].Value().([]string)
+	if len(uris) == 0 {
+		return errors.New("the answer has no URI")
+	}
+	a.URI = uris[0]
+	u, err := url.Parse(a.URI)
+	if err != nil {
+		return err
+	}
+	a.Path = u.Path
+	return nil
+}

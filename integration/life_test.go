@@ -1,0 +1,266 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"docportal/integration/session"
+	"docportal/integration/wire"
+)
+
+// limit is how long things that take some milliseconds may take here.
+const limit = 5 * time.Second
+
+// end ends the process that owns a bus name and waits until it is gone.
+func end(t *testing.T, s *session.Session, name string, sig syscall.Signal) {
+	t.Helper()
+	pid, err := s.Owner(name)
+	if err != nil || pid == 0 {
+		t.Fatalf("owner of %s: %d (%v)", name, pid, err)
+	}
+	if err := syscall.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+	err = session.Await(limit, func() (bool, error) {
+		processes, err := s.Processes()
+		return !slices.ContainsFunc(processes, func(p session.Process) bool { return p.PID == pid }), err
+	})
+	if err != nil {
+		t.Fatalf("process %d after %v: %v", pid, sig, err)
+	}
+}
+
+// daemons counts the running docportal processes.
+func daemons(t *testing.T, s *session.Session) int {
+	t.Helper()
+	processes, err := s.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(s.Stage(), "bin", "docportal")
+	n := 0
+	for _, p := range processes {
+		if p.Command == program || strings.HasPrefix(p.Command, program+" ") {
+			n++
+		}
+	}
+	return n
+}
+
+// add makes a document of a file, as a person's program, with permissions for
+// an app, and returns its id.
+func add(t *testing.T, conn *dbus.Conn, file, app string, flags uint32, permissions ...string) string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var ids []string
+	var extra map[string]dbus.Variant
+	if err := call(conn, documentsName, "AddFull", []any{[]dbus.UnixFD{dbus.UnixFD(f.Fd())}, flags, app, permissions}, &ids, &extra); err != nil {
+		t.Fatalf("AddFull: %v", err)
+	}
+	if len(ids) != 1 {
+		t.Fatalf("AddFull gave %q, want one id", ids)
+	}
+	return ids[0]
+}
+
+func TestWhatWasAcknowledgedOutlivesAKill(t *testing.T) {
+	const persistent = 2
+	s := start(t)
+	conn := connect(t, s)
+	mount := mountPoint(t, conn)
+	file := filepath.Join(s.Home, "letter.txt")
+	writeFile(t, file, "Dear all,\n")
+	for i := range 5 {
+		id := add(t, conn, file, appA, persistent, "read", "write")
+		end(t, s, documentsName, syscall.SIGKILL)
+
+		var path []byte
+		var permissions map[string][]string
+		if err := call(conn, documentsName, "Info", []any{id}, &path, &permissions); err != nil {
+			t.Fatalf("round %d: after the kill, Info(%s): %v", i, id, err)
+		}
+		if got := strings.TrimSuffix(string(path), "\x00"); got != file {
+			t.Errorf("round %d: its path is %q, want %q", i, got, file)
+		}
+		got := permissions[appA]
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"read", "write"}) || len(permissions) != 1 {
+			t.Errorf("round %d: its permissions are %v", i, permissions)
+		}
+		if got := mountPoint(t, conn); got != mount {
+			t.Errorf("round %d: the mount point moved from %s to %s", i, mount, got)
+		}
+		wantFile(t, filepath.Join(mount, "by-app", appA, id, "letter.txt"), "Dear all,\n")
+		if n := daemons(t, s); n != 1 {
+			t.Errorf("round %d: %d docportal processes, want 1", i, n)
+		}
+	}
+}
+
+func TestATransientDocumentGoesWithTheDaemon(t *testing.T) {
+	s := start(t)
+	conn := connect(t, s)
+	file := filepath.Join(s.Home, "letter.txt")
+	writeFile(t, file, "Dear all,\n")
+	id := add(t, conn, file, appA, 0, "read")
+	end(t, s, documentsName, syscall.SIGTERM)
+	err := call(conn, documentsName, "Info", []any{id})
+	if name := errorName(err); name != "org.freedesktop.portal.Error.InvalidArgument" {
+		t.Errorf("Info: %v, want InvalidArgument", err)
+	}
+}
+
+func TestBothNamesAskedForAtTheSameMoment(t *testing.T) {
+	rounds := 25
+	if os.Getenv("DOCPORTAL_LONG") != "" {
+		rounds = 500
+	}
+	s := start(t)
+	conns := []*dbus.Conn{connect(t, s), connect(t, s)}
+	for i := range rounds {
+		var wg sync.WaitGroup
+		errs := make([]error, 2)
+		wg.Go(func() { errs[0] = call(conns[0], documentsName, "GetMountPoint", nil) })
+		wg.Go(func() { errs[1] = call(conns[1], storeName, "List", []any{"devices"}) })
+		wg.Wait()
+		for _, err := range errs {
+			if err != nil {
+				t.Fatalf("round %d: %v", i, err)
+			}
+		}
+		documents, err := s.Owner(documentsName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := s.Owner(storeName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if documents == 0 || documents != store {
+			t.Errorf("round %d: process %d serves documents, %d the permission store", i, documents, store)
+		}
+		if err := session.Await(2*limit, func() (bool, error) { return daemons(t, s) == 1, nil }); err != nil {
+			t.Fatalf("round %d: one process left: %v; there are %d", i, err, daemons(t, s))
+		}
+		end(t, s, documentsName, syscall.SIGTERM)
+		mounts, err := session.Mounts(s.Runtime)
+		if err != nil || len(mounts) != 0 {
+			t.Fatalf("round %d: mounts after the end: %v (%v)", i, mounts, err)
+		}
+	}
+}
+
+func TestThePermissionStoreAloneMountsNothing(t *testing.T) {
+	s := start(t)
+	conn := connect(t, s)
+	if err := call(conn, storeName, "SetPermission", []any{"devices", true, "camera", appA, []string{"yes"}}); err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	if err := call(conn, storeName, "GetPermission", []any{"devices", "camera", appA}, &words); err != nil || !slices.Equal(words, []string{"yes"}) {
+		t.Errorf("GetPermission: %q (%v)", words, err)
+	}
+	mounts, err := session.Mounts(s.Runtime)
+	if err != nil || len(mounts) != 0 {
+		t.Errorf("mounts: %v (%v), want none", mounts, err)
+	}
+	// The same process mounts when it is asked for documents.
+	before, err := s.Owner(storeName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount := mountPoint(t, conn)
+	if mount != filepath.Join(s.Runtime, "doc") {
+		t.Errorf("the mount point is %s, want %s/doc", mount, s.Runtime)
+	}
+	mounts, err = session.Mounts(s.Runtime)
+	if err != nil || !slices.Equal(mounts, []string{mount}) {
+		t.Errorf("mounts: %v (%v), want %s", mounts, err, mount)
+	}
+	if after, err := s.Owner(documentsName); err != nil || after != before {
+		t.Errorf("process %d serves documents (%v), %d the permission store", after, err, before)
+	}
+}
+
+func TestTheNamesComeBackAfterAKill(t *testing.T) {
+	s := start(t)
+	conn := connect(t, s)
+	for i := range 10 {
+		mount := mountPoint(t, conn)
+		if _, err := os.ReadDir(mount); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		end(t, s, documentsName, syscall.SIGKILL)
+		// In turn one or the other is asked for first.
+		if i%2 == 1 {
+			if err := call(conn, storeName, "List", []any{"devices"}); err != nil {
+				t.Fatalf("round %d: %v", i, err)
+			}
+		}
+	}
+}
+
+func TestAKilledSbxRunLeavesNothing(t *testing.T) {
+	s := start(t)
+	a, err := s.StartApp(appA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, a, wire.Request{Op: "list", Path: "/"})
+	running, err := s.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandbox := func(p session.Process) bool {
+		return strings.Contains(p.Command, "bwrap") || strings.Contains(p.Command, "xdg-dbus-proxy") ||
+			strings.HasPrefix(p.Command, filepath.Join(s.Home, "program"))
+	}
+	if !slices.ContainsFunc(running, sandbox) {
+		t.Fatalf("nothing of a sandbox runs: %+v", running)
+	}
+	a.Kill()
+	var left []session.Process
+	err = session.Await(limit, func() (bool, error) {
+		var err error
+		left, err = s.Processes()
+		left = slices.DeleteFunc(left, func(p session.Process) bool { return !sandbox(p) })
+		return len(left) == 0, err
+	})
+	if err != nil {
+		t.Errorf("processes of the sandbox: %v: %+v", err, left)
+	}
+	mounts, err := session.Mounts(s.Runtime)
+	if err != nil || len(mounts) > 1 {
+		t.Errorf("mounts: %v (%v), want the documents alone", mounts, err)
+	}
+	// The next start takes the dead one's instance away, and its own when it ends.
+	if names, err := s.Instances(); err != nil || len(names) > 1 {
+		t.Errorf("instances: %v (%v)", names, err)
+	}
+	b, err := s.StartApp(appB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, b, wire.Request{Op: "list", Path: "/"})
+	if names, err := s.Instances(); err != nil || len(names) != 1 {
+		t.Errorf("instances while one sandbox runs: %v (%v)", names, err)
+	}
+	if err := b.Close(); err != nil {
+		t.Errorf("sbx-run ended with: %v", err)
+	}
+	if names, err := s.Instances(); err != nil || len(names) != 0 {
+		t.Errorf("instances after the last sandbox: %v (%v)", names, err)
+	}
+}

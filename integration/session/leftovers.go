@@ -1,0 +1,196 @@
+package session
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// graceful is how long the session's processes may live on without their bus.
+// The document portal has 2 s; the rest is for a slow machine.
+const graceful = 5 * time.Second
+
+// Process is a process as /proc shows it.
+type Process struct {
+	PID, Parent int
+	Zombie      bool
+	Command     string
+}
+
+// processes lists the processes that can be seen.
+func processes() (map[int]Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]Process)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		// The name in parentheses may hold anything: the last one counts.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 {
+			continue
+		}
+		parent, err := strconv.Atoi(fields[1])
+		if err != nil {
+			continue
+		}
+		cmdline, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		all[pid] = Process{
+			PID: pid, Parent: parent, Zombie: fields[0] == "Z",
+			Command: strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")),
+		}
+	}
+	return all, nil
+}
+
+// below lists the processes whose ancestor is pid.
+func below(all map[int]Process, pid int) []Process {
+	var found []Process
+	for _, p := range all {
+		for q, ok := all[p.Parent], true; ok && p.PID != pid; q, ok = all[q.Parent] {
+			if q.PID == pid {
+				found = append(found, p)
+				break
+			}
+			if q.PID == q.Parent || q.PID == 0 {
+				break
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
+	return found
+}
+
+func descendants() (map[int]bool, error) {
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	pids := make(map[int]bool)
+	for _, p := range below(all, os.Getpid()) {
+		pids[p.PID] = true
+	}
+	return pids, nil
+}
+
+// Processes lists the session's living processes.
+func (s *Session) Processes() ([]Process, error) {
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(below(all, os.Getpid()), func(p Process) bool {
+		if s.others[p.PID] {
+			return true
+		}
+		if p.Zombie && p.Parent == os.Getpid() && !s.started(p.PID) {
+			// One that lost its parent: nobody else will ask for its status. One
+			// that we started ourselves is waited for by who started it.
+			unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
+		}
+		return p.Zombie
+	}), nil
+}
+
+// Await waits until done is true, asking it each time anew, as there is no
+// event for what other processes become.
+func Await(limit time.Duration, done func() (bool, error)) error {
+	deadline := time.Now().Add(limit)
+	for {
+		ok, err := done()
+		if err != nil || ok {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("not within %v", limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// endProcesses waits until all processes of the session are gone by themselves.
+func (s *Session) endProcesses() error {
+	var left []Process
+	err := Await(graceful, func() (bool, error) {
+		var err error
+		left, err = s.Processes()
+		return len(left) == 0, err
+	})
+	if err == nil {
+		return nil
+	}
+	errs := []error{fmt.Errorf("processes that outlive the session: %w", err)}
+	for _, p := range left {
+		errs = append(errs, fmt.Errorf("process %d: %s", p.PID, p.Command))
+		unix.Kill(p.PID, unix.SIGKILL)
+	}
+	Await(graceful, func() (bool, error) {
+		left, err := s.Processes()
+		return len(left) == 0, err
+	})
+	return errors.Join(errs...)
+}
+
+// Mounts lists the mount points below a directory.
+func Mounts(dir string) ([]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			found = append(found, fields[4])
+		}
+	}
+	return found, nil
+}
+
+func (s *Session) endMounts() error {
+	mounts, err := Mounts(s.Runtime)
+	errs := []error{err}
+	for _, m := range mounts {
+		errs = append(errs, fmt.Errorf("mount left behind: %s", m))
+		cmd := s.Command("fusermount3", "-u", "-z", m)
+		errs = append(errs, cmd.Run())
+	}
+	return errors.Join(errs...)
+}
+
+// Instances lists the directories of sbx-run's running sandboxes.
+func (s *Session) Instances() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.Runtime, ".flatpak"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+func (s *Session) checkInstances() error {
+	names, err := s.Instances()
+	if err == nil && len(names) > 0 {
+		err = fmt.Errorf("instance directories left behind: %s", strings.Join(names, " "))
+	}
+	return err
+}
