@@ -33,30 +33,41 @@ func processes() (map[int]Process, error) {
 	}
 	all := make(map[int]Process)
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		// The name in parentheses may hold anything: the last one counts.
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) < 2 {
-			continue
-		}
-		parent, err := strconv.Atoi(fields[1])
-		if err != nil {
-			continue
-		}
-		cmdline, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		all[pid] = Process{
-			PID: pid, Parent: parent, Zombie: fields[0] == "Z",
-			Command: strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")),
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if p, ok := process(pid); ok {
+				all[pid] = p
+			}
 		}
 	}
 	return all, nil
+}
+
+// process reads what /proc says of one; ok is false if it has ended.
+func process(pid int) (p Process, ok bool) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return p, false
+	}
+	// The name in parentheses may hold anything: the last one counts.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return p, false
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return p, false
+	}
+	cmdline, _ := os.ReadFile(dir + "/cmdline")
+	return Process{
+		PID: pid, Parent: parent, Zombie: fields[0] == "Z",
+		Command: strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")),
+	}, true
+}
+
+func isChild(pid int) bool {
+	p, ok := process(pid)
+	return ok && p.Parent == os.Getpid() && !p.Zombie
 }
 
 // below lists the processes whose ancestor is pid.

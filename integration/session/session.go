@@ -48,8 +48,9 @@ type Session struct {
 	others   map[int]bool // this process's descendants before the session
 	cleanups []func() error
 
-	mu       sync.Mutex
-	children map[int]bool // processes that were started by Start
+	mu          sync.Mutex
+	children    map[int]bool // processes that were started by Start
+	interrupted bool
 }
 
 // Desktop is the session's XDG_CURRENT_DESKTOP, which only our portal file names.
@@ -262,7 +263,8 @@ func (s *Session) Command(name string, args ...string) *exec.Cmd {
 	cmd.Env = slices.Clone(s.env)
 	cmd.Dir = s.Home
 	cmd.Stderr = s.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	// A ^C on the terminal is for who runs the session, who ends it in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	return cmd
 }
 
@@ -270,11 +272,30 @@ func (s *Session) Command(name string, args ...string) *exec.Cmd {
 func (s *Session) Start(cmd *exec.Cmd) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.interrupted {
+		return errors.New("the session was interrupted")
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	s.children[cmd.Process.Pid] = true
 	return nil
+}
+
+// Interrupt ends the session's programs, so that who waits for them goes on,
+// and lets none start any more. Close is still needed. It may be called at any
+// time, from any goroutine.
+func (s *Session) Interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupted = true
+	for pid := range s.children {
+		// Those that were waited for are gone; no other process of this user
+		// is a child of ours.
+		if isChild(pid) {
+			syscall.Kill(pid, syscall.SIGTERM)
+		}
+	}
 }
 
 func (s *Session) started(pid int) bool {
