@@ -1,3 +1,175 @@
+// Sbx-run starts a native program in a sandbox that desktop portals recognise.
 package main
 
-func main() {}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
+
+	"docportal/internal/bus"
+	"docportal/internal/sandbox"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+// Exit statuses of sbx-run itself, as env(1) has them.
+const (
+	exitFailed    = 125 // the sandbox was not made
+	exitUnusable  = 126 // the program is there but cannot be run
+	exitNotFound  = 127 // the program is not there
+	documentsName = "org.freedesktop.portal.Documents"
+	documentsPath = "/org/freedesktop/portal/documents"
+)
+
+func main() {
+	// The kernel kills a child when the thread that started it ends; the main
+	// thread ends last.
+	runtime.LockOSThread()
+	// What we inherited beyond the three standard files is not for the app.
+	unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	o, status := parse(args)
+	if o == nil {
+		return status
+	}
+	status, err := o.run()
+	if err == nil {
+		return status
+	}
+	fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+	var unusable *sandbox.Unusable
+	switch {
+	case errors.As(err, &unusable) && unusable.Missing:
+		return exitNotFound
+	case errors.As(err, &unusable):
+		return exitUnusable
+	}
+	return exitFailed
+}
+
+// parse reads the command line. A nil *options means that all is done, with
+// the exit status.
+func parse(args []string) (o *options, status int) {
+	o = new(options)
+	parser, err := kong.New(o,
+		kong.Name("sbx-run"),
+		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program."),
+		kong.Vars{"version": "sbx-run " + version},
+		kong.Exit(func(code int) { panic(exit(code)) }),
+	)
+	if err != nil {
+		panic(err) // a mistake in the options' struct tags
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			code, ok := r.(exit)
+			if !ok {
+				panic(r)
+			}
+			o, status = nil, int(code)
+		}
+	}()
+	if _, err := parser.Parse(args); err != nil {
+		fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+		return nil, exitFailed
+	}
+	return o, 0
+}
+
+// exit carries --help's and --version's wish to end out of the parser.
+type exit int
+
+func (o *options) run() (int, error) {
+	exe, _ := os.Executable() // without it there is one place less to look
+	dirs := sandbox.ProfileDirs(os.Getenv, exe)
+	if o.List {
+		return 0, o.list(dirs)
+	}
+	if len(o.Words) == 0 {
+		return 0, errors.New("which app? see sbx-run --help, or --list")
+	}
+	profile, err := sandbox.Load(o.Words[0], dirs)
+	if err != nil {
+		return 0, err
+	}
+	if err := o.apply(profile); err != nil {
+		return 0, err
+	}
+	host, err := sandbox.NewHost(os.Environ())
+	if err != nil {
+		return 0, err
+	}
+	instance := sandbox.NewInstanceID()
+	if o.DryRun != "" {
+		instance = sandbox.DryInstanceID
+	}
+	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell})
+	if err != nil {
+		return 0, err
+	}
+	defer plan.Close()
+	starter := &sandbox.Starter{
+		Warn:  func(format string, args ...any) { fmt.Fprintf(os.Stderr, "sbx-run: "+format+"\n", args...) },
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	}
+	if o.Verbose {
+		for _, w := range plan.Warnings {
+			starter.Warn("%s", w)
+		}
+	}
+	if starter.Bwrap, err = find("bwrap"); err != nil {
+		return 0, err
+	}
+	if starter.Proxy, err = find("xdg-dbus-proxy"); err != nil {
+		return 0, err
+	}
+	switch o.DryRun {
+	case "":
+	case "argv":
+		return 0, starter.PrintArgv(os.Stdout, plan)
+	default:
+		return 0, plan.Print(os.Stdout)
+	}
+	if !o.NoDocuments {
+		starter.Documents = func(ctx context.Context) (string, error) {
+			return mountPoint(ctx, host.SessionBus.Address)
+		}
+	}
+	return starter.Run(context.Background(), plan)
+}
+
+// find looks a program up in PATH.
+func find(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%s is needed: %w", name, err)
+	}
+	return filepath.Abs(path)
+}
+
+// mountPoint asks the document portal where its mount is; it is started if it
+// does not run.
+func mountPoint(ctx context.Context, address string) (string, error) {
+	conn, err := bus.Dial(ctx, address, bus.Options{})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	var path []byte
+	if err := conn.Call(ctx, documentsName, documentsPath, documentsName, "GetMountPoint", "", nil, &path); err != nil {
+		return "", err
+	}
+	return strings.TrimRight(string(path), "\x00"), nil
+}

@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// openBeneath opens a path below a directory that is trusted itself, with
+// flags and O_CLOEXEC. No component below root may be a link: what an app
+// planted must not lead the next start elsewhere. The caller owns the result.
+func openBeneath(root, rel string, flags int) (*os.File, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: root, Err: err}
+	}
+	defer unix.Close(dir)
+	return openBeneathAt(dir, root, rel, flags)
+}
+
+func openBeneathAt(dir int, root, rel string, flags int) (*os.File, error) {
+	path := filepath.Join(root, rel)
+	how := &unix.OpenHow{
+		Flags:   uint64(flags) | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	if rel == "" {
+		rel = "."
+	}
+	for {
+		fd, err := unix.Openat2(dir, rel, how)
+		switch {
+		case err == unix.EINTR, err == unix.EAGAIN: // a rename was in the way
+			continue
+		case err == unix.ELOOP:
+			return nil, &linkError{path}
+		case err != nil:
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
+}
+
+// linkError says that a path is, or goes through, a symbolic link.
+type linkError struct{ path string }
+
+func (e *linkError) Error() string {
+	if to, err := filepath.EvalSymlinks(e.path); err == nil && to != e.path {
+		return fmt.Sprintf("%s goes through a link to %s; links are not followed", e.path, to)
+	}
+	return e.path + " goes through a link; links are not followed"
+}
+
+// mkdirBeneath makes rel and its parents below root, as far as they are
+// missing, with mode 0700, and opens it (O_PATH). The caller owns the result.
+func mkdirBeneath(root, rel string) (*os.File, error) {
+	f, err := openBeneath(root, "", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	at := root
+	for _, name := range strings.Split(filepath.Clean(rel), "/") {
+		if err := unix.Mkdirat(int(f.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			f.Close()
+			return nil, &os.PathError{Op: "mkdir", Path: filepath.Join(at, name), Err: err}
+		}
+		next, err := openBeneathAt(int(f.Fd()), at, name, unix.O_PATH|unix.O_DIRECTORY)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		f, at = next, filepath.Join(at, name)
+	}
+	return f, nil
+}
+
+// systemPath resolves the links of an absolute path that only root could have
+// made, such as /home on systems that keep homes in /var/home. Any other link
+// is a *linkError. Components that do not exist stay as they are.
+func systemPath(path string) (string, error) {
+	const maxLinks = 40 // the kernel's limit
+	done, todo := "/", strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
+	for links := 0; len(todo) > 0; {
+		name := todo[0]
+		todo = todo[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		if name == ".." {
+			done = filepath.Dir(done)
+			continue
+		}
+		next := filepath.Join(done, name)
+		info, err := os.Lstat(next)
+		if err != nil || info.Mode()&os.ModeSymlink == 0 {
+			done = next
+			continue
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid != 0 || !rootOnly(done) {
+			return "", &linkError{next}
+		}
+		to, err := os.Readlink(next)
+		if links++; err != nil || links > maxLinks {
+			return "", &linkError{next}
+		}
+		if filepath.IsAbs(to) {
+			done = "/"
+		}
+		todo = append(strings.Split(to, "/"), todo...)
+	}
+	return done, nil
+}
+
+// within reports whether path is dir or lies below it. Both are clean.
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// realPath resolves all links of a path as far as it exists.
+func realPath(path string) string {
+	rest := ""
+	for p := path; ; p = filepath.Dir(p) {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if p == "/" {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(p), rest)
+	}
+}

@@ -1,0 +1,645 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// documentsWait is how long the document portal may take to answer.
+	documentsWait = 2 * time.Second
+	// partWait is how long bwrap and the proxy may take for what they do in
+	// milliseconds.
+	partWait = 10 * time.Second
+	// infoWait bounds the wait for bwrap's report, which it writes before
+	// anything else.
+	infoWait = 5 * time.Second
+)
+
+// Starter holds what a start needs besides the plan.
+type Starter struct {
+	Bwrap string // path of bwrap
+	Proxy string // path of xdg-dbus-proxy
+	// Documents asks the document portal where its mount is. Nil starts
+	// without documents, and without a warning.
+	Documents func(ctx context.Context) (string, error)
+	// Warn tells the user something that does not end the start.
+	Warn                  func(format string, args ...any)
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Run carries a plan out: it makes the instance, starts the proxy, checks the
+// identity, starts the app, waits for it, and returns its exit status, 128+n
+// after a signal. An error means that the program has not run.
+//
+// The caller's goroutine must be locked to a thread that lives as long as the
+// process: the kernel kills the proxy when the thread that started it ends.
+func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	// Nothing is lost by beginning these early: one asks, one only reads.
+	probed := async(func() (Features, error) { return probe(s.Bwrap) })
+	documents := async(func() (*documentsView, error) { return s.documents(ctx, pl) })
+	defer func() {
+		cancel()
+		if v := <-documents; v.value != nil && v.value.file != nil {
+			v.value.file.Close()
+		}
+	}()
+
+	buses := []BusAddress{pl.Host.SessionBus}
+	if pl.SystemBus {
+		buses = append(buses, pl.Host.SystemBus)
+	}
+	scope, err := checkAbstract(pl.Network, buses, landlockABI())
+	if err != nil {
+		return 0, err
+	}
+	if pl.Network && !scope && pl.Env["DISPLAY"] != "" {
+		s.Warn("the app can reach an abstract X11 socket: %v", errNoScopes)
+	}
+
+	// The instance.
+	collect(pl.Host.instances())
+	if err := pl.makeDirs(); err != nil {
+		return 0, err
+	}
+	in, err := newInstance(pl.Host.instances(), pl.Instance, pl.Metadata)
+	if err != nil {
+		return 0, fmt.Errorf("instance directory: %w", err)
+	}
+	defer in.Remove()
+	found := <-probed
+	if found.err != nil {
+		return 0, found.err
+	}
+
+	// The proxy comes up while the document portal thinks.
+	proxy, err := s.startProxy(pl, found.value)
+	if err != nil {
+		return 0, fmt.Errorf("xdg-dbus-proxy: %w", err)
+	}
+	defer proxy.stop()
+	view := <-documents
+	documents = done(view)
+	switch {
+	case view.err != nil:
+		s.Warn("starting without documents: %v", view.err)
+	case view.value != nil:
+		f := view.value.file
+		view.value.file = nil // the plan's now
+		if err := pl.addDocuments(view.value.mount, f); err != nil {
+			return 0, err
+		}
+	}
+	if err := in.writeBinds(pl.Binds()); err != nil {
+		return 0, fmt.Errorf("instance directory: %w", err)
+	}
+	if err := proxy.ready(pl); err != nil {
+		return 0, fmt.Errorf("xdg-dbus-proxy: %w", err)
+	}
+
+	// The app, held back until everything about it is known to be true.
+	app, err := s.startApp(pl, found.value, scope, proxy)
+	if err != nil {
+		return 0, err
+	}
+	defer app.kill()
+	if err := app.identify(pl, in, proxy, found.value); err != nil {
+		return 0, err
+	}
+	if err := app.release(); err != nil {
+		return 0, err
+	}
+	pl.Close()
+	debug.FreeOSMemory()
+	return app.wait()
+}
+
+type result[T any] struct {
+	value T
+	err   error
+}
+
+func async[T any](f func() (T, error)) chan result[T] {
+	c := make(chan result[T], 1)
+	go func() {
+		v, err := f()
+		c <- result[T]{v, err}
+	}()
+	return c
+}
+
+func done[T any](r result[T]) chan result[T] {
+	c := make(chan result[T], 1)
+	c <- r
+	return c
+}
+
+// documentsView is the app's directory in the document portal's mount.
+type documentsView struct {
+	mount string
+	file  *os.File // O_PATH
+}
+
+// documents asks the document portal for its mount and opens the app's view.
+// All of it together takes documentsWait at most, also if the mount hangs.
+func (s *Starter) documents(ctx context.Context, pl *Plan) (*documentsView, error) {
+	if s.Documents == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, documentsWait)
+	defer cancel()
+	opened := async(func() (*documentsView, error) {
+		mount, err := s.Documents(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !filepath.IsAbs(mount) {
+			return nil, fmt.Errorf("the document portal named %q as its mount", mount)
+		}
+		f, err := openBeneath(mount, filepath.Join("by-app", pl.Profile.Name), unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return nil, err
+		}
+		return &documentsView{filepath.Clean(mount), f}, nil
+	})
+	select {
+	case r := <-opened:
+		return r.value, r.err
+	case <-ctx.Done():
+		return nil, errors.New("the document portal does not answer")
+	}
+}
+
+// part is a bwrap that was started, and what runs in it.
+type part struct {
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when bwrap has ended
+	child int           // pid of the first process in it, 0 until known
+	pidfd int           // of child, -1 until known
+	info  *os.File      // bwrap's report
+}
+
+// spawn starts bwrap from the calling thread, which must outlive it.
+func (s *Starter) spawn(name string, args []string, fs *files, info *os.File, set func(*exec.Cmd)) (*part, error) {
+	defer fs.close()
+	if fs.err != nil {
+		return nil, fs.err
+	}
+	cmd := exec.Command(s.Bwrap, args...)
+	cmd.Env = []string{}
+	cmd.ExtraFiles = fs.list
+	// bwrap asks for the same with --die-with-parent, but only when it comes
+	// to it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	set(cmd)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return &part{name: name, cmd: cmd, ended: make(chan struct{}), pidfd: -1, info: info}, nil
+}
+
+// reap waits for bwrap in the background, on any thread.
+func (p *part) reap() {
+	go func() {
+		p.cmd.Wait()
+		close(p.ended)
+	}()
+}
+
+// report reads what bwrap says about the process that it started.
+func (p *part) report() ([]byte, error) {
+	defer p.info.Close()
+	p.info.SetReadDeadline(time.Now().Add(infoWait))
+	var all []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := p.info.Read(buf)
+		all = append(all, buf[:n]...)
+		if bytes.HasSuffix(bytes.TrimSpace(all), []byte("}")) {
+			break
+		}
+		if err == io.EOF {
+			return nil, errors.New("bwrap ended without a report")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("no report from bwrap: %w", err)
+		}
+	}
+	pid, err := childPID(all)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d that bwrap started: %w", pid, err)
+	}
+	p.child, p.pidfd = pid, fd
+	// The number could have been another process's in between.
+	if parent, _, err := procStat(pid); err != nil || parent != p.cmd.Process.Pid {
+		return nil, fmt.Errorf("process %d is not one that bwrap started", pid)
+	}
+	return all, nil
+}
+
+// childPID finds "child-pid": N in bwrap's report.
+func childPID(report []byte) (int, error) {
+	_, rest, ok := bytes.Cut(report, []byte(`"child-pid":`))
+	rest = bytes.TrimLeft(rest, " ")
+	end := 0
+	for end < len(rest) && rest[end] >= '0' && rest[end] <= '9' {
+		end++
+	}
+	pid, err := strconv.Atoi(string(rest[:end]))
+	if !ok || err != nil || pid <= 1 {
+		return 0, fmt.Errorf("bwrap's report names no child: %q", report)
+	}
+	return pid, nil
+}
+
+// procStat reads the parent and the start time (in clock ticks since boot) of
+// a process.
+func procStat(pid int) (parent int, start string, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, "", err
+	}
+	// The name in parentheses may hold anything.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, "", fmt.Errorf("/proc/%d/stat: %q", pid, data)
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return parent, fields[19], err
+}
+
+// alive reports whether the process is still there.
+func (p *part) alive() bool {
+	return p.pidfd >= 0 && unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil
+}
+
+// kill ends bwrap and all that runs in it, and waits for bwrap.
+func (p *part) kill() {
+	if p.pidfd >= 0 {
+		// The first process of its pid namespace: all others die with it.
+		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	}
+	p.cmd.Process.Kill()
+	<-p.ended
+	if p.pidfd >= 0 {
+		unix.Close(p.pidfd)
+		p.pidfd = -1
+	}
+	p.info.Close()
+}
+
+// proxyPart is the running proxy.
+type proxyPart struct {
+	*part
+	sync  *os.File // the ready byte comes here; the proxy ends when all copies are closed
+	start string   // start time of the proxy
+}
+
+func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
+	infoR, infoW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer infoW.Close()
+	syncR, syncW, err := os.Pipe()
+	if err != nil {
+		infoR.Close()
+		return nil, err
+	}
+	defer syncW.Close()
+	fs := new(files)
+	args := pl.proxyBwrap(s.Proxy, ft, fs, infoW, syncW)
+	p, err := s.spawn("proxy", args, fs, infoR, func(cmd *exec.Cmd) {
+		cmd.Stderr = s.Stderr
+		cmd.SysProcAttr.Setsid = true // ^C is for the app
+	})
+	if err != nil {
+		infoR.Close()
+		syncR.Close()
+		return nil, err
+	}
+	p.reap()
+	return &proxyPart{part: p, sync: syncR}, nil
+}
+
+// ready waits until the proxy serves, and checks that it is what portals will
+// take for the app.
+func (p *proxyPart) ready(pl *Plan) error {
+	if _, err := p.report(); err != nil {
+		return err
+	}
+	var err error
+	if _, p.start, err = procStat(p.child); err != nil {
+		return err
+	}
+	p.sync.SetReadDeadline(time.Now().Add(partWait))
+	if n, err := p.sync.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("it did not become ready: %w", err)
+	}
+	return p.check(pl)
+}
+
+// check reads the proxy's identity back as a portal will read it: from the
+// root of the process that listens on the socket the app gets.
+func (p *proxyPart) check(pl *Plan) error {
+	dir := filepath.Join(pl.Host.instances(), pl.Instance, "proxy")
+	sockets := []string{filepath.Join(dir, "session")}
+	if pl.SystemBus {
+		sockets = append(sockets, filepath.Join(dir, "system"))
+	}
+	for _, path := range sockets {
+		pid, err := listener(path)
+		if err != nil {
+			return err
+		}
+		if pid != p.child {
+			return fmt.Errorf("%s is served by process %d, not by the proxy (%d)", path, pid, p.child)
+		}
+	}
+	if err := checkInfo(p.child, pl.Metadata); err != nil {
+		return err
+	}
+	if _, start, err := procStat(p.child); err != nil || start != p.start || !p.alive() {
+		return errors.New("it ended")
+	}
+	return nil
+}
+
+// listener says which process listens on a socket.
+func listener(path string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	// Paths in sun_path are short; through a descriptor any will do.
+	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(at)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", at)}); err != nil {
+		return 0, &os.PathError{Op: "connect", Path: path, Err: err}
+	}
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}
+
+// checkInfo compares a process's /.flatpak-info with what it must be.
+func checkInfo(pid int, want []byte) error {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("root of process %d: %w", pid, err)
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat(root, ".flatpak-info", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("it would be taken for the host: .flatpak-info in the root of process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), ".flatpak-info")
+	defer f.Close()
+	got, err := io.ReadAll(io.LimitReader(f, int64(len(want))+1))
+	if err != nil {
+		return fmt.Errorf(".flatpak-info in the root of process %d: %w", pid, err)
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("it would be taken for another app: .flatpak-info in the root of process %d is not ours", pid)
+	}
+	return nil
+}
+
+// stop ends the proxy.
+func (p *proxyPart) stop() {
+	p.sync.Close()
+	p.kill()
+}
+
+// appPart is the app's sandbox.
+type appPart struct {
+	*part
+	block  *os.File // a byte lets the program run
+	thread chan struct{}
+	ran    bool
+}
+
+func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) (*appPart, error) {
+	infoR, infoW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer infoW.Close()
+	blockR, blockW, err := os.Pipe()
+	if err != nil {
+		infoR.Close()
+		return nil, err
+	}
+	defer blockR.Close()
+	// bwrap takes the end of the pipe for a permission, too. So it gets a
+	// descriptor that also writes: as long as it waits there is no end, even
+	// if we are killed.
+	block, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", blockR.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		infoR.Close()
+		blockW.Close()
+		return nil, err
+	}
+	defer block.Close()
+	fs := new(files)
+	args := pl.appBwrap(ft, fs, appFiles{infoW, block, proxy.sync})
+	a := &appPart{block: blockW, thread: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, and bwrap with
+		// the thread. Landlock stays on the thread, which nobody else uses.
+		runtime.LockOSThread()
+		var err error
+		if scope {
+			err = scopeThread()
+		}
+		if err == nil {
+			a.part, err = s.spawn("app", args, fs, infoR, func(cmd *exec.Cmd) {
+				cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+			})
+		}
+		started <- err
+		if err == nil {
+			<-a.thread
+		}
+	}()
+	if err := <-started; err != nil {
+		infoR.Close()
+		blockW.Close()
+		return nil, err
+	}
+	a.reap()
+	// From now on the app's bwrap alone keeps the proxy.
+	proxy.sync.Close()
+	return a, nil
+}
+
+// identify waits for bwrap's report and reads everything back that says who
+// the app is.
+func (a *appPart) identify(pl *Plan, in *Instance, proxy *proxyPart, ft Features) error {
+	report, err := a.report()
+	if err != nil {
+		return fmt.Errorf("bwrapinfo.json: %w", err)
+	}
+	if err := in.write("bwrapinfo.json", report); err != nil {
+		return err
+	}
+	if err := in.check("bwrapinfo.json", report); err != nil {
+		return err
+	}
+	if err := in.check("info", pl.Metadata); err != nil {
+		return err
+	}
+	if !ft.BindFD {
+		if err := a.compare(pl); err != nil {
+			return err
+		}
+	}
+	if err := proxy.check(pl); err != nil {
+		return fmt.Errorf("xdg-dbus-proxy: %w", err)
+	}
+	return nil
+}
+
+// compare checks that what bwrap bound by path is what we had opened before.
+// The metadata is the last thing that bwrap mounts.
+func (a *appPart) compare(pl *Plan) error {
+	deadline := time.Now().Add(partWait)
+	for checkInfo(a.child, pl.Metadata) != nil {
+		// There is no event for "bwrap has mounted everything".
+		select {
+		case <-a.ended:
+			return errors.New("bwrap ended")
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return checkInfo(a.child, pl.Metadata)
+		}
+	}
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", a.child), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	for i, m := range pl.Mounts {
+		if m.file == nil || covered(pl.Mounts[i+1:], m.Dest) {
+			continue
+		}
+		fd, err := unix.Openat2(root, m.Dest, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
+		if err != nil {
+			return fmt.Errorf("%s in the sandbox: %w", m.Dest, err)
+		}
+		var inside, outside unix.Stat_t
+		err1, err2 := unix.Fstat(fd, &inside), unix.Fstat(int(m.file.Fd()), &outside)
+		unix.Close(fd)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		if inside.Dev != outside.Dev || inside.Ino != outside.Ino {
+			return fmt.Errorf("%s was exchanged while the sandbox was made", m.Source)
+		}
+	}
+	return nil
+}
+
+// covered reports whether a later mount hides dest.
+func covered(later []Mount, dest string) bool {
+	for _, m := range later {
+		if within(dest, m.Dest) {
+			return true
+		}
+	}
+	return false
+}
+
+// release lets the program run.
+func (a *appPart) release() error {
+	defer a.block.Close()
+	if _, err := a.block.Write([]byte{1}); err != nil {
+		return err
+	}
+	a.ran = true
+	return nil
+}
+
+// kill ends the app if it still runs, and its thread.
+func (a *appPart) kill() {
+	a.block.Close()
+	a.part.kill()
+	close(a.thread)
+}
+
+// forwarded are the signals that the app gets when we get them.
+var forwarded = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGCONT}
+
+// wait passes signals on until the app has ended.
+func (a *appPart) wait() (int, error) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, forwarded...)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case sig := <-signals:
+			a.forward(sig.(syscall.Signal))
+		case <-a.ended:
+			ws := a.cmd.ProcessState.Sys().(syscall.WaitStatus)
+			if ws.Signaled() {
+				return 128 + int(ws.Signal()), nil
+			}
+			return ws.ExitStatus(), nil
+		}
+	}
+}
+
+// forward sends a signal to the program: the child of the sandbox's first
+// process, which is bwrap's own.
+func (a *appPart) forward(sig syscall.Signal) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", a.child, a.child))
+	if err != nil || !a.alive() {
+		return
+	}
+	for _, field := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		if parent, _, err := procStat(pid); err == nil && parent == a.child {
+			unix.PidfdSendSignal(fd, sig, nil, 0)
+		}
+		unix.Close(fd)
+		return
+	}
+}
