@@ -230,6 +230,7 @@ func (pl *Plan) appOptions(ft Features, fs *files, a appFiles) []string {
 	args = append(args, "--die-with-parent",
 		"--info-fd", fs.add(a.info), "--block-fd", fs.add(a.block), "--sync-fd", fs.add(a.sync))
 	args = append(args, mountArgs(slices.Concat(pl.Mounts, infoMounts(pl.Metadata)), ft, fs)...)
+	args = append(args, "--seccomp", fs.data("seccomp", pl.seccomp))
 	args = append(args, "--lock-file", filepath.Join(pl.Host.instances(), pl.Instance, ".ref"))
 	for _, name := range slices.Sorted(maps.Keys(pl.Env)) {
 		args = append(args, "--setenv", name, pl.Env[name])

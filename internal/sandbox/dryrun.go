@@ -80,6 +80,7 @@ func (pl *Plan) Print(out io.Writer) error {
 			printRule(w, r)
 		}
 	}
+	fmt.Fprintf(w, "\nSystem calls that fail\n  %s\n", strings.Join(pl.Filter.Denied(), " "))
 	fmt.Fprintf(w, "\nEnvironment\n")
 	for _, name := range slices.Sorted(maps.Keys(pl.Env)) {
 		fmt.Fprintf(w, "  %s=%s\n", name, pl.Env[name])

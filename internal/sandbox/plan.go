@@ -60,6 +60,8 @@ type Plan struct {
 	Mounts   []Mount
 	Env      map[string]string
 	Metadata []byte
+	Filter   Filter
+	seccomp  []byte // the filter, assembled
 	Network  bool
 	IPC      bool
 	// SystemBus is whether the proxy also serves the system bus.
@@ -116,6 +118,11 @@ func NewPlan(p *Profile, h *Host, instance string, r Request) (*Plan, error) {
 		SystemBus: len(p.System) > 0,
 		Session:   sessionRules(p),
 		Metadata:  metadata(p, instance),
+		Filter:    filterOf(p),
+	}
+	var err error
+	if pl.seccomp, err = pl.Filter.compile(); err != nil {
+		return nil, err
 	}
 	if pl.SystemBus {
 		pl.System = systemRules(p)

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,7 +127,7 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 		return 0, err
 	}
 	pl.Close()
-	debug.FreeOSMemory()
+	shrink()
 	return app.wait()
 }
 
@@ -299,8 +298,13 @@ func (p *part) alive() bool {
 // kill ends bwrap and all that runs in it, and waits for bwrap.
 func (p *part) kill() {
 	if p.pidfd >= 0 {
-		// The first process of its pid namespace: all others die with it.
+		// The first process of its pid namespace: all others die with it, and
+		// bwrap ends after it.
 		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		select {
+		case <-p.ended:
+		case <-time.After(partWait):
+		}
 	}
 	p.cmd.Process.Kill()
 	<-p.ended
