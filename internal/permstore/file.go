@@ -199,7 +199,10 @@ func (s *Store) openDir() (err error) {
 		s.file, err = s.create(nil)
 	} else if err == nil {
 		s.file, err = s.openFile(base, path)
-		if err != nil {
+		if isDamage(err) {
+			s.file, _, err = s.restore(base, err)
+			base.Close()
+		} else if err != nil {
 			base.Close()
 		}
 	}
@@ -260,7 +263,8 @@ func (s *Store) indexNames() string {
 }
 
 // create makes a new file with the entries that fill puts in, under a
-// temporary name until it is whole and on disk.
+// temporary name until it is whole and on disk. With fill it replaces a damaged
+// file, which is moved aside.
 func (s *Store) create(fill func(put func(table, id string, e *Entry) error) error) (_ *file, err error) {
 	path := filepath.Join(s.dir, fileName)
 	temp := path + ".new"
@@ -287,6 +291,11 @@ func (s *Store) create(fill func(put func(table, id string, e *Entry) error) err
 		return nil, err
 	}
 	f.db.NoSync, f.db.NoGrowSync = false, false
+	if fill != nil {
+		if err := s.quarantine(path); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.Rename(temp, path); err != nil {
 		return nil, err
 	}
@@ -404,30 +413,49 @@ func (s *Store) rebuildIndexes(f *file) error {
 // openMemory makes the store live in memory, with a copy of what is on disk.
 func (s *Store) openMemory() error {
 	s.memory = true
+	old, err := os.Open(filepath.Join(s.dir, fileName))
+	if err != nil {
+		s.file, err = s.createMemory(nil)
+		return err
+	}
+	defer old.Close()
+	base, err := memfd()
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(base, old); err == nil {
+		if s.file, err = s.openFile(base, fileName); err == nil {
+			return nil
+		}
+	}
+	base.Close()
+	if errors.Is(err, ErrNewerSchema) {
+		return err
+	}
+	o, _ := s.salvage(old, err)
+	s.file, err = s.createMemory(o.fill)
+	return err
+}
+
+func memfd() (*os.File, error) {
 	fd, err := unix.MemfdCreate("permissions", unix.MFD_CLOEXEC)
 	if err != nil {
-		return os.NewSyscallError("memfd_create", err)
+		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	base := os.NewFile(uintptr(fd), "permissions")
-	if old, err := os.Open(filepath.Join(s.dir, fileName)); err == nil {
-		_, err = io.Copy(base, old)
-		old.Close()
-		if err == nil {
-			s.file, err = s.openFile(base, fileName)
-		}
-		if err == nil || errors.Is(err, ErrNewerSchema) {
-			return err
-		}
-		s.log.Error("the permission store cannot be read", "error", err)
-		if err := base.Truncate(0); err != nil {
-			return err
-		}
+	return os.NewFile(uintptr(fd), "permissions"), nil
+}
+
+// createMemory makes a new file in memory.
+func (s *Store) createMemory(fill func(put func(table, id string, e *Entry) error) error) (*file, error) {
+	base, err := memfd()
+	if err != nil {
+		return nil, err
 	}
-	s.file, err = s.initialize(base, fileName, nil)
+	f, err := s.initialize(base, fileName, fill)
 	if err != nil {
 		base.Close()
 	}
-	return err
+	return f, err
 }
 
 // close ends the store once the writer has.
@@ -440,6 +468,15 @@ func (s *Store) close() error {
 	}
 	s.mu.Unlock()
 	<-f.idle
+	<-s.checked
+	if s.lock != nil && !f.abandoned {
+		if f.changed {
+			if err := s.saveCopy(f); err != nil {
+				s.log.Warn("the permission store was not copied", "error", err)
+			}
+		}
+		s.sayEnded(f)
+	}
 	err := f.closeDB()
 	if e := f.base.Close(); err == nil {
 		err = e
@@ -487,7 +524,7 @@ func readMeta(page []byte) (m meta, version uint32, ok bool) {
 		return m, 0, false
 	}
 	ne := binary.NativeEndian
-	p := page[16:metaSize]
+	p := page[pageHeader:metaSize]
 	if ne.Uint32(p) != metaMagic {
 		return m, 0, false
 	}
@@ -497,23 +534,29 @@ func readMeta(page []byte) (m meta, version uint32, ok bool) {
 		return m, 0, false
 	}
 	version = ne.Uint32(p[4:])
-	m = meta{
-		slot:      int(ne.Uint64(page)),
+	m = parseMeta(page)
+	ok = m.pageSize >= 1024 && m.pageSize <= 64<<10 && m.pageSize&(m.pageSize-1) == 0
+	return m, version, ok
+}
+
+// parseMeta reads the numbers of a meta page.
+func parseMeta(page []byte) meta {
+	ne := binary.NativeEndian
+	p := page[pageHeader:metaSize]
+	return meta{
 		pageSize:  int(ne.Uint32(p[8:])),
 		root:      ne.Uint64(p[16:]),
 		freelist:  ne.Uint64(p[32:]),
 		highWater: ne.Uint64(p[40:]),
 		txid:      ne.Uint64(p[48:]),
 	}
-	ok = m.pageSize >= 1024 && m.pageSize <= 64<<10 && m.pageSize&(m.pageSize-1) == 0
-	return m, version, ok
 }
 
-// findMeta returns the meta page that counts: the valid one of the later
-// transaction.
-func findMeta(f io.ReaderAt) (best meta, found bool, err error) {
+// findMeta returns the meta page that counts, the valid one of the later
+// transaction, and whether the other one is valid as well.
+func findMeta(f io.ReaderAt) (best meta, found, both bool, err error) {
 	var page [metaSize]byte
-	newer := false
+	newer, n := false, 0
 	look := func(off int64) {
 		if _, err := f.ReadAt(page[:], off); err != nil {
 			return
@@ -529,8 +572,10 @@ func findMeta(f io.ReaderAt) (best meta, found bool, err error) {
 		if off != 0 && off != int64(m.pageSize) {
 			return
 		}
+		n++
 		if !found || m.txid > best.txid {
 			best, found = m, true
+			best.slot = int(min(off, 1))
 		}
 	}
 	look(0)
@@ -542,9 +587,9 @@ func findMeta(f io.ReaderAt) (best meta, found bool, err error) {
 		}
 	}
 	if !found && newer {
-		return best, false, fmt.Errorf("%w (another file format)", ErrNewerSchema)
+		return best, false, false, fmt.Errorf("%w (another file format)", ErrNewerSchema)
 	}
-	return best, found, nil
+	return best, found, n == 2, nil
 }
 
 // checkMeta looks whether a file can be mapped without a fault: it has a meta
@@ -554,26 +599,39 @@ func checkMeta(base *os.File) error {
 	if err != nil {
 		return err
 	}
-	m, found, err := findMeta(base)
+	m, _, both, err := findMeta(base)
 	if err != nil {
 		return err
 	}
-	if !found {
-		return damaged("no valid meta page")
+	if !both {
+		return damaged("an invalid meta page")
 	}
 	if need := m.highWater * uint64(m.pageSize); uint64(info.Size()) < need {
 		return damaged("the file has %d bytes of %d", info.Size(), need)
 	}
+	// bbolt believes the list of free pages, and overwrites what is on it.
+	v := newSalvage(base, info.Size())
+	v.pageSize = m.pageSize
+	if v.freelist(m) == nil {
+		return damaged("the list of free pages is not readable")
+	}
 	return nil
 }
 
-// revoke makes the meta page of a transaction invalid, if it was written. The
-// other one, of the transaction before, counts then.
-func (f *file) revoke(txid uint64) {
-	m, found, err := findMeta(f.base)
+// revoke takes the meta page of a transaction back, if it was written: the
+// other one, of the transaction before, is put in its place.
+func (f *file) revoke(txid uint64) error {
+	m, found, both, err := findMeta(f.base)
 	if err != nil || !found || m.txid != txid {
-		return
+		return err
 	}
-	var zero [metaSize]byte
-	f.base.WriteAt(zero[16:], int64(m.slot)*int64(m.pageSize)+16)
+	if !both {
+		return damaged("an invalid meta page")
+	}
+	var page [metaSize]byte
+	if _, err := f.base.ReadAt(page[:], int64(1-m.slot)*int64(m.pageSize)); err != nil {
+		return err
+	}
+	_, err = f.base.WriteAt(page[pageHeader:], int64(m.slot)*int64(m.pageSize)+pageHeader)
+	return err
 }

@@ -54,13 +54,17 @@ type Store struct {
 	lock    *os.File // holds the directory for this process; nil in memory
 	memory  bool     // nothing outlives the process
 
-	wake chan struct{} // tells the writer that something waits
-	done chan struct{} // closed when the writer has ended
+	wake    chan struct{} // tells the writer that something waits
+	done    chan struct{} // closed when the writer has ended
+	checked chan struct{} // closed when the check after a crash has ended
 
 	mu          sync.Mutex
 	file        *file // what View reads
 	waiting     []*update
+	chores      []func() // for the writer, beside the updates
 	closing     bool
+	suspected   bool // something in the file could not be read
+	repaired    bool // and the attempt to mend it was made
 	subscribers []func([]Change)
 }
 
@@ -76,6 +80,7 @@ func Open(dir string, o Options) (*Store, error) {
 		indexes: o.Indexes,
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
+		checked: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -87,6 +92,11 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	go s.write()
+	if s.lock != nil && !s.endedWell(s.file) {
+		go s.checkAfterCrash()
+	} else {
+		close(s.checked)
+	}
 	return s, nil
 }
 
@@ -159,10 +169,13 @@ func (s *Store) View(fn func(*Tx) error) error {
 		return err
 	}
 	defer s.release(f)
-	tx := &Tx{s: s}
+	tx := &Tx{s: s, f: f}
 	if err := guard(func() (err error) { tx.b, err = f.db.Begin(false); return tx.buckets(err) }); err != nil {
 		if tx.b != nil {
 			tx.b.Rollback()
+		}
+		if isDamage(err) {
+			s.suspect()
 		}
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 // on its goroutine.
 type Tx struct {
 	s        *Store
+	f        *file // in a view
 	b        *bolt.Tx
 	entries  *bolt.Bucket
 	index    *bolt.Bucket
@@ -44,13 +45,22 @@ func (tx *Tx) usable() error {
 	return tx.damage
 }
 
+// guard is guard, and has the file repaired if it is damaged.
+func (tx *Tx) guard(f func() error) error {
+	err := guard(f)
+	if isDamage(err) {
+		tx.s.suspect()
+	}
+	return err
+}
+
 // Get returns an entry. One that cannot be read is a DamageError.
 func (tx *Tx) Get(table, id string) (Entry, bool, error) {
 	if err := tx.usable(); err != nil {
 		return Entry{}, false, err
 	}
 	var e *Entry
-	err := guard(func() (err error) {
+	err := tx.guard(func() (err error) {
 		key := entryKey(table, id)
 		if record := tx.entries.Get(key); record != nil {
 			e, _, err = decode(key, record)
@@ -92,7 +102,7 @@ func (tx *Tx) change(table, id string, e *Entry) (was bool, err error) {
 	}
 	key := entryKey(table, id)
 	st := step{change: Change{Table: table, ID: id, New: e}}
-	err = guard(func() (err error) {
+	err = tx.guard(func() (err error) {
 		if record := tx.entries.Get(key); record != nil {
 			st.old = append([]byte(nil), record...)
 			st.change.Old, _, err = decode(key, record)
@@ -131,7 +141,7 @@ func (tx *Tx) replace(table, id string, old, new *Entry, oldRecord, newRecord []
 	if err != nil {
 		return err
 	}
-	err = guard(func() error {
+	err = tx.guard(func() error {
 		key := entryKey(table, id)
 		if newRecord == nil {
 			err = tx.entries.Delete(key)
@@ -193,7 +203,7 @@ func (tx *Tx) scan(b *bolt.Bucket, prefix []byte, yield func(key []byte) (next [
 		if err := tx.usable(); err != nil {
 			return err
 		}
-		err := guard(func() error {
+		err := tx.guard(func() error {
 			var k []byte
 			if c == nil {
 				c = b.Cursor()

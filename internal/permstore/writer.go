@@ -2,7 +2,6 @@ package permstore
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -40,6 +39,8 @@ func (s *Store) write() {
 	defer close(s.done)
 	for range s.wake {
 		for {
+			s.repair()
+			s.doChores()
 			group, closing := s.take()
 			if len(group) == 0 {
 				if closing {
@@ -68,7 +69,10 @@ func (s *Store) take() (group []*update, closing bool) {
 	} else if len(group) == 0 {
 		s.wakeWriter() // all of these were withdrawn
 	}
-	return group, s.closing && s.waiting == nil
+	if s.chores != nil {
+		s.wakeWriter()
+	}
+	return group, s.closing && s.waiting == nil && s.chores == nil
 }
 
 // commit runs a group of updates in one transaction of the file.
@@ -131,20 +135,26 @@ func (s *Store) commit(group []*update) {
 		s.log.Error("a change was not stored", "error", err, "updates", len(kept))
 		changes = nil
 	}
-	if len(changes) > 0 {
-		s.mu.Lock()
-		subscribers := s.subscribers
-		s.mu.Unlock()
-		for _, f := range subscribers {
-			f(changes)
-		}
-	}
+	s.publish(changes)
 	for _, u := range kept {
 		if err != nil {
 			u.finish(storageError(err))
 		} else {
 			u.finish(nil)
 		}
+	}
+}
+
+// publish tells the subscribers of changes.
+func (s *Store) publish(changes []Change) {
+	if len(changes) == 0 {
+		return
+	}
+	s.mu.Lock()
+	subscribers := s.subscribers
+	s.mu.Unlock()
+	for _, f := range subscribers {
+		f(changes)
 	}
 }
 
@@ -172,10 +182,15 @@ func (s *Store) flush(f *file, b *bolt.Tx) error {
 	}
 	// The new meta page may have been written and only its sync have failed.
 	// Readers would see what is about to be refused: take it back.
-	f.revoke(id)
+	if e := f.revoke(id); e != nil {
+		s.log.Error("a refused change could not be taken back", "error", e)
+	}
 	f.stale = true
-	if again := s.reopen(); again != nil {
-		err = errors.Join(err, again)
+	if e := s.reopen(); e != nil {
+		s.log.Error("opening the permission store again", "error", e)
+	}
+	if isDamage(err) {
+		s.suspect()
 	}
 	return err
 }
