@@ -61,7 +61,7 @@ func TestSbxRunRefusesAnIDThatPortalsTakeForTheHost(t *testing.T) {
 	s := start(t)
 	for _, id := range []string{"firefox", "org..firefox", "snap.firefox.firefox", "org.freedesktop.Portal"} {
 		t.Run(id, func(t *testing.T) {
-			profile, err := s.Profile(id, "")
+			profile, err := s.Profile(id, "app")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +94,7 @@ func TestSbxRunStartsNothingWithoutItsIdentity(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := start(t)
-			profile, err := s.Profile(appA, "")
+			profile, err := s.Profile(appA, "app")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +120,7 @@ func TestSbxRunStartsNothingWithoutItsIdentity(t *testing.T) {
 // a bubblewrap with args, the bus's socket and no proxy.
 func outsider(t *testing.T, s *session.Session, metadata string, args ...string) wire.Answer {
 	t.Helper()
-	if _, err := s.Profile(appA, ""); err != nil { // it puts the program there
+	if _, err := s.Profile(appA, "app"); err != nil { // it puts the program there
 		t.Fatal(err)
 	}
 	program := filepath.Join(s.Home, "program")

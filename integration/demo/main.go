@@ -147,7 +147,7 @@ func (d *demo) show() error {
 func (d *demo) ours(conn *dbus.Conn) error {
 	var mount []byte
 	if err := conn.Object(documentsName, documentsPath).Call(documentsName+".GetMountPoint", 0).Store(&mount); err != nil {
-		return fmt.Errorf("GetMountPoint: %w", err)
+		return fmt.Errorf("ask for the mount point: %w", err)
 	}
 	pid, err := d.s.Owner(documentsName)
 	if err != nil {
@@ -247,7 +247,7 @@ func (d *demo) readOnly(a *session.App, conn *dbus.Conn, letter string, document
 	var path []byte
 	var permissions map[string][]string
 	if err := portal.Call(documentsName+".Info", 0, id).Store(&path, &permissions); err != nil {
-		return fmt.Errorf("Info: %w", err)
+		return fmt.Errorf("ask for the document: %w", err)
 	}
 	if _, ok := permissions[app]; !ok || len(permissions) != 1 {
 		return fmt.Errorf("the document's permissions are %v", permissions)
@@ -294,10 +294,10 @@ func (d *demo) give(portal dbus.BusObject, file string) (id string, err error) {
 	var extra map[string]dbus.Variant
 	err = portal.Call(documentsName+".AddFull", 0, []dbus.UnixFD{dbus.UnixFD(f.Fd())}, uint32(0), app, []string{"read"}).Store(&ids, &extra)
 	if err != nil {
-		return "", fmt.Errorf("AddFull: %w", err)
+		return "", fmt.Errorf("add the file: %w", err)
 	}
 	if len(ids) != 1 {
-		return "", fmt.Errorf("AddFull gave %q", ids)
+		return "", fmt.Errorf("the portal gave %q for one file", ids)
 	}
 	return ids[0], nil
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/godbus/dbus/v5"
+
 	"docportal/integration/bwrapargs"
 	"docportal/integration/wire"
 )
@@ -30,21 +32,20 @@ type App struct {
 	err error
 }
 
-// Profile writes a profile file for the app with that id, whose program is
-// integration/app, and returns its path. more are further lines of its
-// [Context] group.
-func (s *Session) Profile(id, more string) (string, error) {
-	program := filepath.Join(s.Home, "program")
-	if err := copyProgram(s.Libexec("app"), filepath.Join(program, "app")); err != nil {
+// Profile writes a profile file for the app with that id, whose program is one
+// of the tests' (Libexec), and returns its path.
+func (s *Session) Profile(id, program string) (string, error) {
+	to := filepath.Join(s.Home, "program", program)
+	if err := copyProgram(s.Libexec(program), to); err != nil {
 		return "", err
 	}
-	path := filepath.Join(s.Home, ".session", id+".profile")
-	return path, write(path, []byte(fmt.Sprintf(`[Application]
+	path := filepath.Join(s.Home, ".session", id+"."+program)
+	return path, write(path, fmt.Appendf(nil, `[Application]
 name=%s
-command=%s/app
+command=%s
 [Context]
 filesystems=~/program:ro;
-%s`, id, program, more)))
+`, id, to))
 }
 
 func copyProgram(from, to string) error {
@@ -61,13 +62,17 @@ func copyProgram(from, to string) error {
 	return os.Chmod(to, 0o755)
 }
 
-// StartApp starts the program with that app id in a sandbox.
-func (s *Session) StartApp(id string) (*App, error) {
-	profile, err := s.Profile(id, "")
+// StartApp starts integration/app with that app id in a sandbox. pathFirst, if
+// any, come first in sbx-run's PATH.
+func (s *Session) StartApp(id string, pathFirst ...string) (*App, error) {
+	profile, err := s.Profile(id, "app")
 	if err != nil {
 		return nil, err
 	}
 	a := &App{Cmd: s.Command("sbx-run", profile)}
+	for _, dir := range pathFirst {
+		PathFirst(a.Cmd, dir)
+	}
 	if a.in, err = a.Cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -204,12 +209,12 @@ func (s *Session) Owner(name string) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	var has bool
-	if err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, name).Store(&has); err != nil || !has {
-		return 0, err
-	}
 	var pid uint32
 	err = conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, name).Store(&pid)
+	var d dbus.Error
+	if errors.As(err, &d) && d.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" {
+		return 0, nil
+	}
 	return int(pid), err
 }
 

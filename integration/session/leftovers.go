@@ -107,7 +107,7 @@ func (s *Session) Processes() ([]Process, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(below(all, os.Getpid()), func(p Process) bool {
-		if s.others[p.PID] {
+		if s.others[p.PID] || s.isAnothers(p) {
 			return true
 		}
 		if p.Zombie && p.Parent == os.Getpid() && !s.started(p.PID) {
@@ -117,6 +117,21 @@ func (s *Session) Processes() ([]Process, error) {
 		}
 		return p.Zombie
 	}), nil
+}
+
+// isAnothers reports whether a process belongs to another session that this
+// process started, as its environment says. Sandboxes say nothing.
+func (s *Session) isAnothers(p Process) bool {
+	environ, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/environ")
+	if err != nil {
+		return false
+	}
+	for kv := range strings.SplitSeq(string(environ), "\x00") {
+		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
+			return dir != s.Runtime && strings.HasPrefix(dir, runtimePrefix)
+		}
+	}
+	return false
 }
 
 // Await waits until done is true, asking it each time anew, as there is no

@@ -56,6 +56,9 @@ type Session struct {
 // Desktop is the session's XDG_CURRENT_DESKTOP, which only our portal file names.
 const Desktop = "docportaltest"
 
+// runtimePrefix is what the paths of all sessions' runtime directories begin with.
+const runtimePrefix = "/tmp/docportal-run-"
+
 // Start starts a session. Its caller is from now on the parent of all its
 // processes that lose their own, and ends it with Close.
 func Start(o Options) (s *Session, err error) {
@@ -107,7 +110,7 @@ func (s *Session) makeDirectories() error {
 	}
 	s.cleanups = append(s.cleanups, func() error { return os.RemoveAll(home) })
 	s.Home = home
-	run, err := os.MkdirTemp("/tmp", "docportal-run-")
+	run, err := os.MkdirTemp(filepath.Dir(runtimePrefix), filepath.Base(runtimePrefix))
 	if err != nil {
 		return err
 	}
