@@ -5,7 +5,18 @@
 package fuse
 
 import (
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // Document is what the view needs to know of a document. It is immutable.
@@ -67,29 +78,246 @@ type Location struct {
 // Options are the settings of a mount.
 type Options struct {
 	Log *slog.Logger
+	// Replace takes a mount of another living daemon away instead of
+	// failing with ErrMounted.
+	Replace bool
+	// Journal is the path of a file, in a directory that outlives a reboot,
+	// in which the view notes the temporary files that it makes on the
+	// host; Mount removes those that a crash has left. Only one process
+	// may use it at a time. With "" nothing is noted.
+	Journal string
 }
 
 // View is a mounted file view.
-type View struct{}
+type View struct {
+	dir     string
+	fs      *filesystem
+	server  *gofuse.Server
+	dev     uint64
+	mount   mountInfo
+	watch   *os.File
+	notices notices
+	served  chan struct{} // closed when the kernel has ended the connection
+
+	doneOnce sync.Once
+	done     chan struct{}
+	unmount  sync.Once
+	err      error
+}
 
 // Mount mounts the view on dir with fusermount3 (or fusermount), the way
-// file-view's "Life of the mount" says, and returns when it answers.
-func Mount(dir string, docs Documents, o Options) (*View, error) { panic("not implemented") }
+// file-view's "Life of the mount" says, and returns when it answers. The error
+// is ErrMounted if another living daemon has its view there.
+func Mount(dir string, docs Documents, o Options) (*View, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	// mountinfo shows the path without links.
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		dir = filepath.Join(parent, filepath.Base(dir))
+	}
+	if err := prepare(dir, o.Replace, o.Log); err != nil {
+		return nil, err
+	}
+	device, err := mountDevice(dir)
+	if err != nil {
+		return nil, err
+	}
+	v, err := serve(device, dir, docs, o)
+	if err != nil {
+		detach(dir)
+		return nil, err
+	}
+	return v, nil
+}
+
+// serve answers for the mount on dir, whose device it takes over.
+func serve(device *os.File, dir string, docs Documents, o Options) (*View, error) {
+	fs := newFilesystem(docs, o.Log, uint32(os.Getuid()), uint32(os.Getgid()), umask())
+	if o.Journal != "" {
+		j, err := openJournal(o.Journal, o.Log.Warn)
+		if err != nil {
+			o.Log.Warn("temporary files will not be noted", "error", err)
+		}
+		fs.temps.journal = j
+	}
+	// go-fuse owns the descriptor by its number from here on.
+	fd, err := unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	device.Close()
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	server, err := gofuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(fd), &gofuse.MountOptions{
+		FsName:               "portal",
+		Name:                 "portal",
+		MaxBackground:        64,
+		MaxWrite:             maxWrite,
+		DisableReadDirPlus:   true,
+		ExtraCapabilities:    gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_ATOMIC_O_TRUNC,
+		DisabledCapabilities: gofuse.CAP_PASSTHROUGH | gofuse.CAP_NO_OPEN_SUPPORT,
+		Logger:               slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		PanicHandler: func(v any) gofuse.Status {
+			o.Log.Error("a file request made the server panic", "panic", v, "stack", string(debug.Stack()))
+			return gofuse.EIO
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve the mount on %s: %w", dir, err)
+	}
+	v := &View{
+		dir:    dir,
+		fs:     fs,
+		server: server,
+		served: make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	v.notices.view = v
+	go func() {
+		server.Serve()
+		close(v.served)
+		v.end()
+	}()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, fmt.Errorf("the mount on %s does not answer: %w", dir, err)
+	}
+	v.dev = st.Dev
+	fs.dev.Store(st.Dev)
+	// Files on a FUSE mount can be polled. The runtime polls what this
+	// process opens, also on its own mount, from where it cannot answer.
+	// One such question, from here, and the kernel knows that there is
+	// nothing to ask.
+	if fd, err := unix.Open(filepath.Join(dir, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		unix.Close(fd)
+	}
+	v.mount, _ = topMount(dir)
+	if err := v.watchMount(); err != nil {
+		o.Log.Warn("an unmount by somebody else will not be noticed", "error", err)
+	}
+	return v, nil
+}
+
+// pollName is a name that go-fuse answers for itself in the root.
+const pollName = ".go-fuse-epoll-hack"
+
+// umask is the process's file mode creation mask. umask(2) cannot read it
+// without changing it for every thread.
+func umask() uint32 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err == nil {
+		for line := range strings.Lines(string(b)) {
+			if s, ok := strings.CutPrefix(line, "Umask:"); ok {
+				if n, err := strconv.ParseUint(strings.TrimSpace(s), 8, 32); err == nil {
+					return uint32(n)
+				}
+			}
+		}
+	}
+	return 0o777 // as if it took everything away: set each mode
+}
+
+// watchMount ends v when its mount is taken from its place. The kernel tells
+// the server only when nothing uses the mount any more, but sandboxes do.
+func (v *View) watchMount() error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return err
+	}
+	v.watch = f
+	go func() {
+		// Each change of the mount table wakes this.
+		err := conn.Read(func(uintptr) bool {
+			m, ok := topMount(v.dir)
+			return !ok || m.id != v.mount.id && !v.mounted()
+		})
+		if err == nil {
+			v.end()
+		}
+	}()
+	return nil
+}
+
+// mounted reports whether the mount is still there, perhaps below another.
+func (v *View) mounted() bool {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	return err != nil || strings.Contains("\n"+string(b), "\n"+v.mount.id+" ")
+}
+
+func (v *View) end() {
+	v.doneOnce.Do(func() {
+		close(v.done)
+		if v.watch != nil {
+			v.watch.Close()
+		}
+	})
+}
 
 // Dev is the st_dev of the mount.
-func (v *View) Dev() uint64 { panic("not implemented") }
+func (v *View) Dev() uint64 { return v.dev }
 
 // Resolve says what an inode number of the mount stands for, while somebody
 // holds it open.
-func (v *View) Resolve(ino uint64) (Location, bool) { panic("not implemented") }
+func (v *View) Resolve(ino uint64) (Location, bool) {
+	t := v.fs.nodes
+	t.mu.Lock()
+	n := t.byIno[ino]
+	t.mu.Unlock()
+	if n == nil {
+		return Location{}, false
+	}
+	var s *docState
+	if n.view != nil {
+		if s = n.view.state(); s.doc == nil {
+			return Location{}, false
+		}
+	}
+	return v.fs.location(n, s)
+}
 
 // Invalidate drops what the kernel caches of a document, in every view, after
 // its permissions changed or it was deleted. It waits for nothing.
-func (v *View) Invalidate(id string) { panic("not implemented") }
+func (v *View) Invalidate(id string) { v.notices.add(id) }
 
-// Done is closed when the mount is gone, by Unmount or by somebody else.
-func (v *View) Done() <-chan struct{} { panic("not implemented") }
+// Done is closed when the mount is gone, by Unmount or by somebody else. What
+// still uses the mount then, as a running sandbox may, goes on being served.
+func (v *View) Done() <-chan struct{} { return v.done }
+
+// unmountTime is how long Unmount waits for each thing that may hang.
+const unmountTime = 800 * time.Millisecond
 
 // Unmount takes the mount away, whatever is held open on it, and removes
 // temporary files. It returns within two seconds.
-func (v *View) Unmount() error { panic("not implemented") }
+func (v *View) Unmount() error {
+	v.unmount.Do(func() {
+		select {
+		case <-v.done:
+		default:
+			v.err = detach(v.dir)
+		}
+		cleaned := make(chan struct{})
+		go func() {
+			v.fs.temps.close(v.fs)
+			v.fs.cache.close()
+			close(cleaned)
+		}()
+		t := time.NewTimer(unmountTime)
+		defer t.Stop()
+		select {
+		case <-cleaned:
+		case <-t.C: // a disk hangs; the journal has what is left
+		}
+		v.notices.close()
+		v.end()
+	})
+	return v.err
+}

@@ -1,0 +1,636 @@
+package fuse
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"docportal/internal/appid"
+)
+
+// hostPathAttr is the extended attribute that tells readers of a document
+// where it is on the host.
+const hostPathAttr = "user.document-portal.host-path"
+
+// filesystem answers the kernel's requests. Timeouts are 0: whatever the
+// kernel knows of a document it asks again.
+type filesystem struct {
+	gofuse.RawFileSystem // answers what is not implemented here
+
+	docs    Documents
+	log     *slog.Logger
+	nodes   *table
+	cache   cache
+	handles handleTable
+	temps   tempFiles
+	uid     uint32
+	gid     uint32
+	umask   uint32 // the process's, which the kernel applies to what is created
+	started time.Time
+	dev     atomic.Uint64 // st_dev of the mount; 0 until it is known
+}
+
+func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *filesystem {
+	fs := &filesystem{
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
+		docs:          docs,
+		log:           log,
+		nodes:         newTable(1),
+		uid:           uid,
+		gid:           gid,
+		umask:         umask,
+		started:       time.Now(),
+	}
+	fs.handles.byID = make(map[uint64]*handle)
+	fs.handles.next = 1 << 40
+	return fs
+}
+
+func (fs *filesystem) String() string { return "portal" }
+
+func status(e syscall.Errno) gofuse.Status { return gofuse.Status(e) }
+
+// visible returns the state of a node's document for a request that comes by
+// a descriptor or working directory, where what may not be seen is EACCES.
+func (fs *filesystem) visible(n *node) (*docState, syscall.Errno) {
+	s := n.view.state()
+	if !s.visible {
+		return nil, syscall.EACCES
+	}
+	return s, 0
+}
+
+// writable is visible for requests that change something.
+func (fs *filesystem) writable(n *node) (*docState, syscall.Errno) {
+	if n.view == nil {
+		return nil, syscall.EACCES
+	}
+	s := n.view.state()
+	if !s.visible || !s.access.Write {
+		return nil, syscall.EACCES
+	}
+	return s, 0
+}
+
+// descriptor returns a descriptor of what n stands for, which the caller puts
+// back: one that was opened for the look-up that led here, one that is open
+// anyway, or else what is at its place, if that is still the same file.
+func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Errno) {
+	if n.kind != kindDoc {
+		if d := fs.cache.get(n); d != nil {
+			return d, 0
+		}
+		if d := fs.nodes.open(n); d != nil {
+			return d, 0
+		}
+	}
+	return fs.resolve(n, s)
+}
+
+// resolve is descriptor by way of the place alone.
+func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno) {
+	var d *descriptor
+	var key identity
+	switch n.kind {
+	case kindDoc:
+		d, _, errno := openBase(s.doc)
+		return d, errno
+	case kindTop:
+		base, st, errno := openBase(s.doc)
+		if errno != 0 {
+			return nil, errno
+		}
+		d, key = base, identify(base.fd, st)
+	case kindFile, kindTree:
+		parent, name := fs.nodes.place(n)
+		if parent == nil {
+			return nil, syscall.ESTALE
+		}
+		dir, errno := fs.descriptor(parent, s)
+		if errno != 0 {
+			return nil, errno
+		}
+		defer dir.put()
+		if n.kind == kindFile {
+			name = n.view.backing(s.doc, name)
+		}
+		if d, _, key, errno = openPath(dir.fd, name); errno != 0 {
+			if errno == syscall.ENOENT {
+				errno = syscall.ESTALE
+			}
+			return nil, errno
+		}
+	default:
+		return nil, syscall.ESTALE
+	}
+	if key != n.key || key.dev == fs.dev.Load() {
+		d.put()
+		return nil, syscall.ESTALE
+	}
+	if n.kind != kindTop {
+		fs.cache.add(n, d)
+	}
+	return d, 0
+}
+
+// Lookup finds a name in a directory.
+func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
+	n := fs.nodes.get(h.NodeId)
+	if n == nil {
+		return status(syscall.ESTALE)
+	}
+	if !component(name) {
+		return status(syscall.ENOENT)
+	}
+	switch n.kind {
+	case kindRoot, kindApp:
+		if n.kind == kindRoot && name == "by-app" {
+			fs.virtualEntry(fs.nodes.byApp, 0o500, out)
+			return gofuse.OK
+		}
+		return status(fs.lookupDocument(n, name, out))
+	case kindByApp:
+		if !appid.Valid(name) {
+			return status(syscall.ENOENT)
+		}
+		fs.virtualEntry(fs.nodes.lookApp(name), 0o500, out)
+		return gofuse.OK
+	}
+	s, errno := fs.visible(n)
+	if errno != 0 {
+		// A path through here does not exist any more.
+		return status(syscall.ENOENT)
+	}
+	return status(fs.lookupFile(n, s, name, out))
+}
+
+func (fs *filesystem) lookupDocument(parent *node, id string, out *gofuse.EntryOut) syscall.Errno {
+	doc, a, ok := fs.docs.Document(parent.app, id)
+	if !ok || !a.Read {
+		return syscall.ENOENT
+	}
+	n := fs.nodes.lookDoc(parent, id, fs)
+	fs.virtualEntry(n, documentMode(doc, a), out)
+	return 0
+}
+
+func documentMode(doc *Document, a Access) uint32 {
+	if doc.Directory || !a.Write {
+		return 0o500
+	}
+	return 0o700
+}
+
+// lookupFile finds name in a directory inside a document. The document's
+// directory is opened and verified anew each time, so that a walk through it
+// is never about another one.
+func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.EntryOut) syscall.Errno {
+	switch {
+	case n.kind == kindDoc && s.doc.Directory:
+		if name != s.doc.Name {
+			return syscall.ENOENT
+		}
+		base, st, errno := openBase(s.doc)
+		if errno != 0 {
+			return errno
+		}
+		return fs.found(n, s, kindTop, name, base, st, identify(base.fd, st), out)
+	case n.kind == kindDoc:
+		hidden := n.view.backing(s.doc, name)
+		if hidden == "" {
+			return syscall.ENOENT
+		}
+		base, _, errno := openBase(s.doc)
+		if errno != 0 {
+			return errno
+		}
+		defer base.put()
+		d, st, key, errno := openPath(base.fd, hidden)
+		if errno != 0 {
+			return errno
+		}
+		return fs.found(n, s, kindFile, name, d, st, key, out)
+	case n.kind == kindTop || n.kind == kindTree:
+		if fs.temps.hides(name) {
+			return syscall.ENOENT
+		}
+		dir, errno := fs.descriptor(n, s)
+		if errno != 0 {
+			return errno
+		}
+		defer dir.put()
+		return fs.foundIn(n, s, dir.fd, name, out)
+	}
+	return syscall.ENOTDIR
+}
+
+// foundIn is the reply for what is at name in the directory dir of a
+// directory document.
+func (fs *filesystem) foundIn(n *node, s *docState, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
+	d, st, key, errno := openPath(dir, name)
+	if errno != 0 {
+		return errno
+	}
+	return fs.found(n, s, kindTree, name, d, st, key, out)
+}
+
+// found is the reply for d, found at name in n. It takes d over.
+func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
+	defer d.put()
+	if key.dev == fs.dev.Load() || k == kindFile && key.typ != unix.S_IFREG {
+		return syscall.ENOENT
+	}
+	child := fs.nodes.look(n.view, k, n, name, key)
+	fs.cache.add(child, d)
+	fs.entry(child, st, s, out)
+	return 0
+}
+
+// entry fills the reply to a look-up of n, which was counted.
+func (fs *filesystem) entry(n *node, st *unix.Statx_t, s *docState, out *gofuse.EntryOut) {
+	out.NodeId = n.id
+	out.Generation = 1
+	fs.attr(n, st, s, &out.Attr)
+}
+
+func (fs *filesystem) virtualEntry(n *node, mode uint32, out *gofuse.EntryOut) {
+	out.NodeId = n.id
+	out.Generation = 1
+	fs.virtualAttr(n, mode, &out.Attr)
+}
+
+// attr shows the status of a backing file as the view has it: without the
+// bits that mean something to execution, and without write permission where
+// the view gives none.
+func (fs *filesystem) attr(n *node, st *unix.Statx_t, s *docState, a *gofuse.Attr) {
+	mode := uint32(st.Mode)
+	if mode&unix.S_IFMT != unix.S_IFLNK {
+		mode &^= 0o7000
+		if !s.access.Write {
+			mode &^= 0o222
+		}
+	}
+	*a = gofuse.Attr{
+		Ino:       n.ino,
+		Size:      st.Size,
+		Blocks:    st.Blocks,
+		Atime:     uint64(st.Atime.Sec),
+		Mtime:     uint64(st.Mtime.Sec),
+		Ctime:     uint64(st.Ctime.Sec),
+		Atimensec: st.Atime.Nsec,
+		Mtimensec: st.Mtime.Nsec,
+		Ctimensec: st.Ctime.Nsec,
+		Mode:      mode,
+		Nlink:     st.Nlink,
+		Owner:     gofuse.Owner{Uid: st.Uid, Gid: st.Gid},
+		Rdev:      uint32(unix.Mkdev(st.Rdev_major, st.Rdev_minor)),
+		Blksize:   st.Blksize,
+	}
+}
+
+// virtualAttr is attr for directories that exist in the view only.
+func (fs *filesystem) virtualAttr(n *node, mode uint32, a *gofuse.Attr) {
+	t := uint64(fs.started.Unix())
+	*a = gofuse.Attr{
+		Ino:   n.ino,
+		Mode:  unix.S_IFDIR | mode,
+		Nlink: 2,
+		Owner: gofuse.Owner{Uid: fs.uid, Gid: fs.gid},
+		Atime: t, Mtime: t, Ctime: t,
+		Blksize: 4096,
+	}
+}
+
+// Forget takes back look-ups. Node ids of another life of the server are no
+// error.
+func (fs *filesystem) Forget(nodeid, nlookup uint64) { fs.nodes.forget(nodeid, nlookup) }
+
+// GetAttr is stat(2). A request with a handle, or on a file that somebody
+// has open, is about that open file, whatever became of its name.
+func (fs *filesystem) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	if n == nil {
+		return status(syscall.ESTALE)
+	}
+	if n.view == nil {
+		fs.virtualAttr(n, 0o500, &out.Attr)
+		return gofuse.OK
+	}
+	s, errno := fs.visible(n)
+	if errno != 0 {
+		return status(errno)
+	}
+	if n.kind == kindDoc {
+		fs.virtualAttr(n, documentMode(s.doc, s.access), &out.Attr)
+		return gofuse.OK
+	}
+	var d *descriptor
+	if in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
+		d = fs.handles.descriptor(in.Fh(), n)
+	}
+	if d == nil {
+		if d, errno = fs.descriptor(n, s); errno != 0 {
+			return status(errno)
+		}
+	}
+	defer d.put()
+	st, errno := statFD(d.fd)
+	if errno != 0 {
+		return status(errno)
+	}
+	fs.attr(n, st, s, &out.Attr)
+	return gofuse.OK
+}
+
+// SetAttr is chmod, chown, truncate and utimensat. Any of its parts may be
+// absent, the handle too.
+func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	if n == nil {
+		return status(syscall.ESTALE)
+	}
+	s, errno := fs.writable(n)
+	if errno != 0 {
+		return status(errno)
+	}
+	if n.kind == kindDoc {
+		return status(syscall.EACCES)
+	}
+	var d *descriptor
+	writes := false // d may be written to
+	if fh, ok := in.GetFh(); ok {
+		if h := fs.handles.use(fh); h != nil && h.n == n {
+			d, writes = h.d, h.flags&unix.O_ACCMODE != unix.O_RDONLY
+		} else if h != nil {
+			h.d.put()
+		}
+	}
+	if d == nil {
+		if d, errno = fs.descriptor(n, s); errno != 0 {
+			return status(errno)
+		}
+	}
+	defer d.put()
+	if errno := setAttributes(d, n.key.typ, writes, in); errno != 0 {
+		return status(errno)
+	}
+	st, errno := statFD(d.fd)
+	if errno != 0 {
+		return status(errno)
+	}
+	fs.attr(n, st, s, &out.Attr)
+	return gofuse.OK
+}
+
+func setAttributes(d *descriptor, typ uint32, writes bool, in *gofuse.SetAttrIn) syscall.Errno {
+	if mode, ok := in.GetMode(); ok {
+		if typ == unix.S_IFLNK {
+			return syscall.EOPNOTSUPP
+		}
+		if err := unix.Chmod(d.path(), mode&0o777); err != nil {
+			return errnoOf(err)
+		}
+	}
+	uid, uok := in.GetUID()
+	gid, gok := in.GetGID()
+	if uok || gok {
+		u, g := -1, -1
+		if uok {
+			u = int(uid)
+		}
+		if gok {
+			g = int(gid)
+		}
+		if err := unix.Fchownat(d.fd, "", u, g, unix.AT_EMPTY_PATH); err != nil {
+			return errnoOf(err)
+		}
+	}
+	if size, ok := in.GetSize(); ok {
+		if typ != unix.S_IFREG {
+			return syscall.EINVAL
+		}
+		var err error
+		if writes {
+			err = ignoringEINTR(func() error { return unix.Ftruncate(d.fd, int64(size)) })
+		} else {
+			err = ignoringEINTR(func() error { return unix.Truncate(d.path(), int64(size)) })
+		}
+		if err != nil {
+			return errnoOf(err)
+		}
+	}
+	if in.Valid&(gofuse.FATTR_ATIME|gofuse.FATTR_MTIME|gofuse.FATTR_ATIME_NOW|gofuse.FATTR_MTIME_NOW) != 0 {
+		ts := []unix.Timespec{
+			timeSpec(in.Valid, gofuse.FATTR_ATIME, gofuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec),
+			timeSpec(in.Valid, gofuse.FATTR_MTIME, gofuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec),
+		}
+		var err error
+		if typ == unix.S_IFLNK {
+			err = unix.UtimesNanoAt(d.fd, "", ts, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+		} else {
+			err = unix.UtimesNanoAt(unix.AT_FDCWD, d.path(), ts, 0)
+		}
+		if err != nil {
+			return errnoOf(err)
+		}
+	}
+	return 0
+}
+
+func timeSpec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
+	switch {
+	case valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	case valid&set != 0:
+		return unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+	}
+	return unix.Timespec{Nsec: unix.UTIME_OMIT}
+}
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Access is access(2): what the view gives, and what the backing file's own
+// permission bits give. Without an answer the kernel would say yes, also for
+// what is gone.
+func (fs *filesystem) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse.Status {
+	n := fs.nodes.get(in.NodeId)
+	if n == nil {
+		return status(syscall.ESTALE)
+	}
+	if n.view == nil {
+		return status(denyWrite(in.Mask))
+	}
+	s, errno := fs.visible(n)
+	if errno != 0 {
+		return status(errno)
+	}
+	if !s.access.Write || n.kind == kindDoc && s.doc.Directory {
+		if errno := denyWrite(in.Mask); errno != 0 {
+			return status(errno)
+		}
+	}
+	if n.kind == kindDoc {
+		return gofuse.OK
+	}
+	d, errno := fs.descriptor(n, s)
+	if errno != 0 {
+		return status(errno)
+	}
+	defer d.put()
+	if n.key.typ == unix.S_IFLNK {
+		return gofuse.OK
+	}
+	return status(errnoOf(unix.Faccessat(unix.AT_FDCWD, d.path(), in.Mask&7, 0)))
+}
+
+func denyWrite(mask uint32) syscall.Errno {
+	if mask&gofuse.W_OK != 0 {
+		return syscall.EACCES
+	}
+	return 0
+}
+
+// StatFs is that of the file system below, which has the space.
+func (fs *filesystem) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *gofuse.StatfsOut) gofuse.Status {
+	n := fs.nodes.get(h.NodeId)
+	if n == nil {
+		return status(syscall.ESTALE)
+	}
+	if n.view == nil {
+		*out = gofuse.StatfsOut{Bsize: 4096, Frsize: 4096, NameLen: 255}
+		return gofuse.OK
+	}
+	s, errno := fs.visible(n)
+	if errno != 0 {
+		return status(errno)
+	}
+	d, errno := fs.descriptor(n, s)
+	if errno != 0 {
+		return status(errno)
+	}
+	defer d.put()
+	var st syscall.Statfs_t
+	if err := ignoringEINTR(func() error { return syscall.Fstatfs(d.fd, &st) }); err != nil {
+		return status(errnoOf(err))
+	}
+	out.FromStatfsT(&st)
+	return gofuse.OK
+}
+
+// Readlink gives the text of a link; nobody here follows it.
+func (fs *filesystem) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]byte, gofuse.Status) {
+	n := fs.nodes.get(h.NodeId)
+	if n == nil {
+		return nil, status(syscall.ESTALE)
+	}
+	if n.view == nil || n.key.typ != unix.S_IFLNK {
+		return nil, status(syscall.EINVAL)
+	}
+	s, errno := fs.visible(n)
+	if errno != 0 {
+		return nil, status(errno)
+	}
+	d, errno := fs.descriptor(n, s)
+	if errno != 0 {
+		return nil, status(errno)
+	}
+	defer d.put()
+	buf := make([]byte, unix.PathMax)
+	size, err := unix.Readlinkat(d.fd, "", buf)
+	if err != nil {
+		return nil, status(errnoOf(err))
+	}
+	return buf[:size], gofuse.OK
+}
+
+// handle is an open file or directory.
+type handle struct {
+	id    uint64
+	n     *node
+	d     *descriptor // nil for directories that exist in the view only
+	flags int         // of open(2)
+	dir   *stream     // directories only
+}
+
+// handleTable holds the open handles.
+type handleTable struct {
+	mu   sync.RWMutex
+	byID map[uint64]*handle
+	next uint64
+}
+
+func (t *handleTable) get(id uint64) *handle {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID[id]
+}
+
+// descriptor returns the descriptor of the handle id if it is one of n; the
+// caller puts it back.
+func (t *handleTable) descriptor(id uint64, n *node) *descriptor {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if h := t.byID[id]; h != nil && h.n == n && h.d != nil {
+		return h.d.get()
+	}
+	return nil
+}
+
+// use returns the handle id with a reference to its descriptor, so that it
+// stays open while it is used, or nil if there is none or it has none.
+func (t *handleTable) use(id uint64) *handle {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	h := t.byID[id]
+	if h == nil || h.d == nil {
+		return nil
+	}
+	h.d.get()
+	return h
+}
+
+func (t *handleTable) add(h *handle) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next++
+	h.id = t.next
+	t.byID[h.id] = h
+}
+
+func (t *handleTable) remove(id uint64) *handle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.byID[id]
+	delete(t.byID, id)
+	return h
+}
+
+// register enters a handle that owns d.
+func (fs *filesystem) register(n *node, d *descriptor, flags int, dir *stream) *handle {
+	h := &handle{n: n, d: d, flags: flags, dir: dir}
+	fs.handles.add(h)
+	fs.nodes.addHandle(n, h)
+	return h
+}
+
+// unregister closes the handle id.
+func (fs *filesystem) unregister(id uint64) *handle {
+	h := fs.handles.remove(id)
+	if h == nil {
+		return nil
+	}
+	fs.nodes.removeHandle(h.n, h)
+	h.d.put()
+	return h
+}

@@ -1,0 +1,313 @@
+package fuse
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/fnv"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file holds every open that the server makes on the host's behalf, and
+// nothing else does. There are three kinds, and each is safe whatever somebody
+// does to names meanwhile:
+//
+//   - openBase opens a document's directory by its stored path and compares
+//     what it got with the stored identity;
+//   - openChild opens one name, never a path, in a directory descriptor,
+//     beneath it and without following any link;
+//   - reopen opens again, by /proc/self/fd, what a descriptor already refers to.
+
+// descriptor is an open file description that several requests may use at
+// once. It is closed when the last of them puts it back.
+type descriptor struct {
+	fd   int
+	refs atomic.Int32
+}
+
+// newDescriptor takes over fd, with one reference.
+func newDescriptor(fd int) *descriptor {
+	d := &descriptor{fd: fd}
+	d.refs.Store(1)
+	return d
+}
+
+func (d *descriptor) get() *descriptor {
+	d.refs.Add(1)
+	return d
+}
+
+func (d *descriptor) put() {
+	if d != nil && d.refs.Add(-1) == 0 {
+		unix.Close(d.fd)
+	}
+}
+
+// path is a name for what d refers to that nobody can redirect.
+func (d *descriptor) path() string { return procPath(d.fd) }
+
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// errnoOf turns the error of a system call into the errno of a reply. ENOSYS
+// becomes EOPNOTSUPP: to the kernel ENOSYS means "never ask again", for every
+// file of the mount.
+func errnoOf(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	e, ok := err.(syscall.Errno)
+	switch {
+	case !ok:
+		return syscall.EIO
+	case e == syscall.ENOSYS:
+		return syscall.EOPNOTSUPP
+	}
+	return e
+}
+
+// component reports whether name may be looked up: one path component that
+// is not a way out of its directory.
+func component(name string) bool {
+	if name == "" || name == "." || name == ".." {
+		return false
+	}
+	for i := 0; i < len(name); i++ {
+		if name[i] == '/' || name[i] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// openChild opens the one component name in the directory dir with flags, to
+// which O_CLOEXEC and O_NOFOLLOW are added. With O_PATH a link is opened
+// itself; without, a link is ELOOP. Flags that open what exists without
+// O_PATH are not for here: the type is checked first (openFile).
+func openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
+	if !component(name) {
+		return -1, syscall.ENOENT
+	}
+	flags |= unix.O_CLOEXEC | unix.O_NOFOLLOW
+	how := unix.OpenHow{
+		Flags:   uint64(flags),
+		Mode:    uint64(mode),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(dir, name, &how)
+		switch err {
+		case nil:
+			return fd, 0
+		case unix.EINTR, unix.EAGAIN:
+			// EAGAIN: something was renamed during the walk; for
+			// one component the next attempt is a new answer.
+			continue
+		case unix.ENOSYS, unix.EOPNOTSUPP:
+			return openChildOld(dir, name, flags, mode)
+		}
+		return -1, errnoOf(err)
+	}
+}
+
+// openChildOld is openChild for kernels (before 5.6) and file systems without
+// openat2: for one component that is neither "." nor ".." and with O_NOFOLLOW,
+// openat cannot leave the directory either.
+func openChildOld(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
+	for {
+		fd, err := unix.Openat(dir, name, flags, mode)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return -1, errnoOf(err)
+		}
+		return fd, 0
+	}
+}
+
+// reopen opens what fd refers to again, with flags. The caller has verified
+// its type: opening a device or a pipe has effects.
+func reopen(fd, flags int) (int, syscall.Errno) {
+	flags &^= unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	for {
+		n, err := unix.Open(procPath(fd), flags|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return -1, errnoOf(err)
+		}
+		return n, 0
+	}
+}
+
+// openDirectory opens the directory at the host path. It is only for
+// openBase, which verifies what it got.
+func openDirectory(path string) (int, syscall.Errno) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
+		switch err {
+		case nil:
+			return fd, 0
+		case unix.EINTR, unix.EAGAIN:
+			continue
+		case unix.ENOSYS, unix.EOPNOTSUPP:
+			fd, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err == nil {
+				return fd, 0
+			}
+		}
+		return -1, errnoOf(err)
+	}
+}
+
+// openBase opens the directory that doc stands on, O_PATH. Another directory
+// at its path is ENOENT.
+func openBase(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
+	fd, errno := openDirectory(doc.Dir)
+	if errno != 0 {
+		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
+			errno = syscall.ENOENT
+		}
+		return nil, nil, errno
+	}
+	d := newDescriptor(fd)
+	st, errno := statFD(fd)
+	if errno == 0 && !isDirectory(fd, st, doc.DirID) {
+		errno = syscall.ENOENT
+	}
+	if errno != 0 {
+		d.put()
+		return nil, nil, errno
+	}
+	return d, st, 0
+}
+
+// isDirectory reports whether fd, of which st is the status, is the one that
+// id identifies.
+func isDirectory(fd int, st *unix.Statx_t, id FileID) bool {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false
+	}
+	if len(id.Handle) == 0 {
+		return deviceOf(st) == id.Dev && st.Ino == id.Ino
+	}
+	h, ok := handleOf(fd)
+	if !ok || !bytes.Equal(h, id.Handle) {
+		return false
+	}
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &sfs); err != nil {
+		return false
+	}
+	return uint64(uint32(sfs.Fsid.Val[0]))|uint64(uint32(sfs.Fsid.Val[1]))<<32 == id.FSID
+}
+
+// handleOf returns the file handle of what fd refers to as FileID has it.
+func handleOf(fd int) ([]byte, bool) {
+	h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, false
+	}
+	b := binary.LittleEndian.AppendUint32(nil, uint32(h.Type()))
+	return append(b, h.Bytes()...), true
+}
+
+// statFD returns the status of what fd refers to, with the birth time where
+// the file system has one.
+func statFD(fd int) (*unix.Statx_t, syscall.Errno) {
+	st := new(unix.Statx_t)
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, st)
+	if err != nil {
+		return nil, errnoOf(err)
+	}
+	return st, 0
+}
+
+func deviceOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
+
+// identity tells a file of the host from every other one, also from a later
+// one with the same inode number.
+type identity struct {
+	dev, ino uint64
+	// born is the birth time in ns, or a hash of the file handle where the
+	// file system has no birth time, or 0 where it has neither.
+	born uint64
+	typ  uint32 // S_IFMT bits
+}
+
+// identify returns the identity of what fd refers to; st is its status.
+func identify(fd int, st *unix.Statx_t) identity {
+	id := identity{dev: deviceOf(st), ino: st.Ino, typ: uint32(st.Mode) & unix.S_IFMT}
+	if st.Mask&unix.STATX_BTIME != 0 && (st.Btime.Sec != 0 || st.Btime.Nsec != 0) {
+		id.born = uint64(st.Btime.Sec)*1e9 + uint64(st.Btime.Nsec)
+	} else if h, ok := handleOf(fd); ok {
+		sum := fnv.New64a()
+		sum.Write(h)
+		id.born = sum.Sum64()
+	}
+	return id
+}
+
+// openPath opens name in dir, O_PATH, and returns its status and identity.
+func openPath(dir int, name string) (*descriptor, *unix.Statx_t, identity, syscall.Errno) {
+	fd, errno := openChild(dir, name, unix.O_PATH, 0)
+	if errno != 0 {
+		return nil, nil, identity{}, errno
+	}
+	st, errno := statFD(fd)
+	if errno != 0 {
+		unix.Close(fd)
+		return nil, nil, identity{}, errno
+	}
+	return newDescriptor(fd), st, identify(fd, st), 0
+}
+
+// openFlags are the flags of open(2) that an app may choose for the backing
+// file; the others are the kernel's or the server's.
+const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
+
+// createFile makes and opens the regular file name in dir. Where something of
+// that name exists it is opened instead (unless flags has O_EXCL), but only if
+// it is a regular file: what is there is opened O_PATH, looked at, and then
+// opened again, so that no link is followed and no device or pipe touched.
+// notRegular is the error for those. It may be that somebody keeps replacing
+// the name; after some rounds that is EIO.
+func createFile(dir int, name string, flags int, mode uint32, notRegular syscall.Errno) (fd int, created bool, errno syscall.Errno) {
+	for range 64 {
+		fd, errno = openChild(dir, name, flags&openFlags|unix.O_CREAT|unix.O_EXCL, mode)
+		if errno != syscall.EEXIST || flags&unix.O_EXCL != 0 {
+			return fd, errno == 0, errno
+		}
+		fd, errno = openRegular(dir, name, flags, notRegular)
+		if errno != syscall.ENOENT || notRegular == syscall.ENOENT && exists(dir, name) {
+			return fd, false, errno
+		}
+	}
+	return -1, false, syscall.EIO
+}
+
+func exists(dir int, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
+// openRegular opens the regular file name in dir. Anything else is notRegular.
+func openRegular(dir int, name string, flags int, notRegular syscall.Errno) (int, syscall.Errno) {
+	d, st, _, errno := openPath(dir, name)
+	if errno != 0 {
+		return -1, errno
+	}
+	defer d.put()
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1, notRegular
+	}
+	return reopen(d.fd, flags&openFlags)
+}

@@ -1,0 +1,446 @@
+package fuse
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Hidden names are as long whatever a temp file is called, so that they fit
+// wherever the main file's directory is (eCryptfs allows 143 bytes).
+const (
+	hiddenPrefix = ".docportal-"
+	hiddenSuffix = ".tmp"
+	hiddenLength = len(hiddenPrefix) + 24 + len(hiddenSuffix)
+)
+
+// tempGrace is how long a temp file stays after the kernel has let go of it:
+// it does so under memory pressure too, between an app's close and its rename.
+const tempGrace = time.Minute
+
+// temp is a file that an app has made beside the main file of a document.
+// docView.names guards it.
+type temp struct {
+	hidden string
+	doc    *Document // where it is
+	// only is set while it may be the only copy of the user's file: it was
+	// the main file, and no other has taken its place yet.
+	only bool
+	idle time.Time // since when nobody was seen using it; zero if somebody does
+}
+
+// tempFiles knows the temp files of every view.
+type tempFiles struct {
+	mu      sync.Mutex
+	live    map[string]struct{} // by hidden name
+	journal *journal            // nil if nobody keeps one
+	timer   *time.Timer
+	closed  bool
+}
+
+// hides reports whether name, in any directory, is that of a temp file, which
+// is to be seen in its own document and view only.
+func (t *tempFiles) hides(name string) bool {
+	if len(name) != hiddenLength || !strings.HasPrefix(name, hiddenPrefix) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.live[name]
+	return ok
+}
+
+// add makes up a hidden name for a temp file in the directory of doc, and has
+// it noted before there is a file. only is temp.only.
+func (t *tempFiles) add(doc *Document, only bool) (*temp, syscall.Errno) {
+	var b [12]byte
+	rand.Read(b[:]) // never fails
+	f := &temp{hidden: hiddenPrefix + hex.EncodeToString(b[:]) + hiddenSuffix, doc: doc, only: only}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, syscall.EACCES
+	}
+	if t.live == nil {
+		t.live = make(map[string]struct{})
+	}
+	t.live[f.hidden] = struct{}{}
+	t.journal.add(f)
+	return f, 0
+}
+
+// done forgets a temp file that is gone.
+func (t *tempFiles) done(f *temp) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.live, f.hidden)
+	t.journal.remove(f)
+	if len(t.live) == 0 {
+		t.journal.compact()
+	}
+}
+
+// changed notes that only of f has changed.
+func (t *tempFiles) changed(f *temp) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.journal.add(f)
+}
+
+// backing returns the name in the document's directory of what the view of a
+// file document shows as name, or "" if it shows nothing of that name.
+func (v *docView) backing(doc *Document, name string) string {
+	v.names.Lock()
+	defer v.names.Unlock()
+	return v.backingLocked(doc, name)
+}
+
+func (v *docView) backingLocked(doc *Document, name string) string {
+	if name == doc.Name {
+		return name
+	}
+	if f := v.temps[name]; f != nil {
+		return f.hidden
+	}
+	return ""
+}
+
+// names2 yields the names that the view shows, sorted, with their backing.
+func (v *docView) names2(doc *Document) iter.Seq2[string, string] {
+	v.names.Lock()
+	defer v.names.Unlock()
+	shown := map[string]string{doc.Name: doc.Name}
+	order := []string{doc.Name}
+	for name, f := range v.temps {
+		shown[name] = f.hidden
+		order = append(order, name)
+	}
+	slices.Sort(order)
+	return func(yield func(string, string) bool) {
+		for _, name := range order {
+			if !yield(name, shown[name]) {
+				return
+			}
+		}
+	}
+}
+
+// setTemp makes f the temp file name, or none if f is nil. v.names is held.
+func (v *docView) setTemp(name string, f *temp) {
+	if f != nil {
+		if v.temps == nil {
+			v.temps = make(map[string]*temp)
+		}
+		v.temps[name] = f
+	} else {
+		delete(v.temps, name)
+	}
+	v.fs.nodes.keep(v, len(v.temps))
+}
+
+// keep notes how many temp files v has: it stays for them.
+func (t *table) keep(v *docView, temps int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v.kept = temps
+	if v.kept == 0 && len(v.nodes) == 0 {
+		if t.views[viewKey{v.app, v.id}] == v {
+			delete(t.views, viewKey{v.app, v.id})
+		}
+	}
+}
+
+// mainMade notes that there is a main file again. v.names is held.
+func (v *docView) mainMade() {
+	for _, f := range v.temps {
+		if f.only {
+			f.only = false
+			v.fs.temps.changed(f)
+		}
+	}
+}
+
+// createInDocument is Create in the directory of a file document.
+func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) syscall.Errno {
+	base, _, errno := openBase(s.doc)
+	if errno != 0 {
+		return errno
+	}
+	defer base.put()
+	v := n.view
+	v.names.Lock()
+	defer v.names.Unlock()
+	if hidden := v.backingLocked(s.doc, name); hidden != "" {
+		errno = fs.createIn(n, s, base.fd, hidden, in, name, syscall.ENOENT, out)
+		if errno == 0 && hidden == name {
+			v.mainMade()
+		}
+		return errno
+	}
+	f, errno := fs.temps.add(s.doc, false)
+	if errno != 0 {
+		return errno
+	}
+	v.setTemp(name, f)
+	if errno = fs.createIn(n, s, base.fd, f.hidden, in, name, syscall.ENOENT, out); errno != 0 {
+		v.setTemp(name, nil)
+		fs.temps.done(f)
+	}
+	return errno
+}
+
+// mknodInDocument is Mknod of a regular file there.
+func (fs *filesystem) mknodInDocument(n *node, s *docState, mode uint32, name string, out *gofuse.EntryOut) syscall.Errno {
+	in := &gofuse.CreateIn{Flags: unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY, Mode: mode}
+	in.NodeId = n.id
+	var made gofuse.CreateOut
+	if errno := fs.createInDocument(n, s, in, name, &made); errno != 0 {
+		return errno
+	}
+	fs.unregister(made.Fh)
+	*out = made.EntryOut
+	return 0
+}
+
+// unlinkInDocument is Unlink there.
+func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscall.Errno {
+	base, _, errno := openBase(s.doc)
+	if errno != 0 {
+		return errno
+	}
+	defer base.put()
+	v := n.view
+	v.names.Lock()
+	defer v.names.Unlock()
+	hidden := v.backingLocked(s.doc, name)
+	if hidden == "" {
+		return syscall.ENOENT
+	}
+	if !isRegular(base.fd, hidden) {
+		return syscall.ENOENT
+	}
+	if err := unix.Unlinkat(base.fd, hidden, 0); err != nil {
+		return errnoOf(err)
+	}
+	if f := v.temps[name]; f != nil {
+		v.setTemp(name, nil)
+		fs.temps.done(f)
+	}
+	return 0
+}
+
+func isRegular(dir int, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}
+
+// renameInDocument is Rename there: between the main file and temp files it is
+// a rename on the host, between temp files one in the view.
+func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName string, flags uint32) syscall.Errno {
+	base, _, errno := openBase(s.doc)
+	if errno != 0 {
+		return errno
+	}
+	defer base.put()
+	v := n.view
+	v.names.Lock()
+	defer v.names.Unlock()
+	oldHidden, newHidden := v.backingLocked(s.doc, oldName), v.backingLocked(s.doc, newName)
+	if !component(oldHidden) || !isRegular(base.fd, oldHidden) {
+		return syscall.ENOENT
+	}
+	replaces := newHidden != "" && isRegular(base.fd, newHidden)
+	moved := fs.nodeAt(v, base.fd, oldHidden)
+	var other *node
+	if replaces {
+		other = fs.nodeAt(v, base.fd, newHidden)
+	}
+	oldTemp, newTemp := v.temps[oldName], v.temps[newName]
+	switch {
+	case flags == unix.RENAME_EXCHANGE && !replaces:
+		return syscall.ENOENT
+	case flags == unix.RENAME_NOREPLACE && replaces:
+		return syscall.EEXIST
+	case oldName == newName:
+		return 0
+	case flags == unix.RENAME_EXCHANGE && oldTemp != nil && newTemp != nil:
+		v.temps[oldName], v.temps[newName] = newTemp, oldTemp
+	case flags == unix.RENAME_EXCHANGE:
+		if errno := renameAt(base.fd, oldHidden, base.fd, newHidden, flags); errno != 0 {
+			return errno
+		}
+		v.mainMade()
+	case oldTemp != nil && newName == s.doc.Name:
+		if errno := renameAt(base.fd, oldHidden, base.fd, newName, flags); errno != 0 {
+			return errno
+		}
+		v.setTemp(oldName, nil)
+		fs.temps.done(oldTemp)
+		v.mainMade()
+	case oldTemp != nil:
+		if newTemp != nil {
+			if err := unix.Unlinkat(base.fd, newTemp.hidden, 0); err != nil && err != unix.ENOENT {
+				return errnoOf(err)
+			}
+			fs.temps.done(newTemp)
+		}
+		v.setTemp(oldName, nil)
+		v.setTemp(newName, oldTemp)
+	default: // the main file becomes a temp file
+		f := newTemp
+		if f == nil {
+			if f, errno = fs.temps.add(s.doc, true); errno != 0 {
+				return errno
+			}
+		} else {
+			f.only = true
+			fs.temps.changed(f)
+		}
+		if errno := renameAt(base.fd, oldHidden, base.fd, f.hidden, 0); errno != 0 {
+			if newTemp == nil {
+				fs.temps.done(f)
+			} else {
+				f.only = false
+				fs.temps.changed(f)
+			}
+			return errno
+		}
+		v.setTemp(newName, f)
+	}
+	if moved != nil {
+		fs.nodes.setPlace(moved, n, newName)
+	}
+	if other != nil && flags == unix.RENAME_EXCHANGE {
+		fs.nodes.setPlace(other, n, oldName)
+	}
+	return 0
+}
+
+// remove takes a temp file away, or makes it the main file again if it is the
+// user's only copy.
+func (f *temp) remove() syscall.Errno {
+	base, _, errno := openBase(f.doc)
+	if errno != 0 {
+		return errno
+	}
+	defer base.put()
+	if f.only {
+		errno := renameAt(base.fd, f.hidden, base.fd, f.doc.Name, unix.RENAME_NOREPLACE)
+		if errno != syscall.EEXIST {
+			return errno
+		}
+	}
+	return errnoOf(unix.Unlinkat(base.fd, f.hidden, 0))
+}
+
+// forgotten is called when the kernel has let go of n, with the table locked.
+func (v *docView) forgotten(n *node) {
+	if v.kept > 0 && n.kind == kindFile {
+		v.fs.temps.sweepLater(v.fs)
+	}
+}
+
+func (t *tempFiles) sweepLater(fs *filesystem) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer == nil && !t.closed {
+		t.timer = time.AfterFunc(tempGrace, func() { t.sweep(fs) })
+	}
+}
+
+// sweep removes the temp files that nobody has used since the sweep before.
+func (t *tempFiles) sweep(fs *filesystem) {
+	t.mu.Lock()
+	t.timer = nil
+	closed := t.closed
+	t.mu.Unlock()
+	if closed {
+		return
+	}
+	again := false
+	for _, v := range fs.nodes.withTemps() {
+		v.names.Lock()
+		for name, f := range v.temps {
+			switch {
+			case v.uses(f):
+				f.idle = time.Time{}
+			case f.idle.IsZero():
+				f.idle = time.Now()
+				again = true
+			case time.Since(f.idle) < tempGrace/2:
+				again = true
+			default:
+				v.drop(name, f)
+			}
+		}
+		v.names.Unlock()
+	}
+	if again {
+		t.sweepLater(fs)
+	}
+}
+
+// uses reports whether the kernel knows the temp file f. v.names is held.
+func (v *docView) uses(f *temp) bool {
+	base, _, errno := openBase(f.doc)
+	if errno != 0 {
+		return false
+	}
+	defer base.put()
+	return v.fs.nodeAt(v, base.fd, f.hidden) != nil
+}
+
+// drop removes the temp file f. v.names is held.
+func (v *docView) drop(name string, f *temp) {
+	if errno := f.remove(); errno != 0 && errno != syscall.ENOENT {
+		v.fs.log.Warn("a temporary file stays behind", "document", v.id, "file", f.hidden, "error", errno)
+	}
+	v.setTemp(name, nil)
+	v.fs.temps.done(f)
+}
+
+// withTemps returns the views that have temp files.
+func (t *table) withTemps() []*docView {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []*docView
+	for _, v := range t.views {
+		if v.kept > 0 {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// dropAll removes the temp files of a view.
+func (v *docView) dropAll() {
+	v.names.Lock()
+	defer v.names.Unlock()
+	for name, f := range v.temps {
+		v.drop(name, f)
+	}
+}
+
+// close removes every temp file; no more are made.
+func (t *tempFiles) close(fs *filesystem) {
+	t.mu.Lock()
+	t.closed = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.mu.Unlock()
+	for _, v := range fs.nodes.withTemps() {
+		v.dropAll()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.journal.close()
+}

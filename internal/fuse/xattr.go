@@ -1,0 +1,182 @@
+package fuse
+
+import (
+	"path"
+	"strings"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// location says what a node stands for.
+func (fs *filesystem) location(n *node, s *docState) (Location, bool) {
+	l := Location{App: n.app}
+	switch n.kind {
+	case kindRoot, kindByApp, kindApp:
+		return l, true
+	case kindDoc:
+		if !s.doc.Directory {
+			l.Document = n.view.id
+		}
+		return l, true
+	}
+	l.Document = n.view.id
+	fs.nodes.mu.Lock()
+	defer fs.nodes.mu.Unlock()
+	for p := n; p.kind != kindTop; p = p.parent {
+		if p.parent == nil {
+			return Location{}, false
+		}
+		l.Rel = path.Join(p.name, l.Rel)
+		if p.kind == kindFile {
+			break
+		}
+	}
+	return l, true
+}
+
+// hostPath is where n is on the host. Temp files are nowhere.
+func (fs *filesystem) hostPath(n *node, s *docState) (string, syscall.Errno) {
+	if n.kind == kindFile {
+		if _, name := fs.nodes.place(n); n.view.backing(s.doc, name) != name {
+			return "", syscall.ENODATA
+		}
+	}
+	l, ok := fs.location(n, s)
+	if !ok {
+		return "", syscall.ENODATA
+	}
+	return path.Join(s.doc.Dir, l.Rel), 0
+}
+
+// attributed returns the node for a request about extended attributes.
+func (fs *filesystem) attributed(id uint64, change bool) (n *node, s *docState, errno syscall.Errno) {
+	n = fs.nodes.get(id)
+	if n == nil {
+		return nil, nil, syscall.ESTALE
+	}
+	if n.view == nil {
+		if change {
+			return nil, nil, syscall.EACCES
+		}
+		return n, nil, 0
+	}
+	if change {
+		s, errno = fs.writable(n)
+	} else {
+		s, errno = fs.visible(n)
+	}
+	return n, s, errno
+}
+
+// GetXAttr reads an attribute of the user namespace.
+func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string, dest []byte) (uint32, gofuse.Status) {
+	n, s, errno := fs.attributed(h.NodeId, false)
+	if errno != 0 {
+		return 0, status(errno)
+	}
+	if !strings.HasPrefix(name, "user.") {
+		return 0, status(syscall.EOPNOTSUPP)
+	}
+	if n.view == nil {
+		return 0, status(syscall.ENODATA)
+	}
+	if name == hostPathAttr {
+		p, errno := fs.hostPath(n, s)
+		if errno != 0 {
+			return 0, status(errno)
+		}
+		return answer(dest, []byte(p))
+	}
+	if n.kind == kindDoc || n.key.typ == unix.S_IFLNK {
+		return 0, status(syscall.ENODATA)
+	}
+	d, errno := fs.descriptor(n, s)
+	if errno != 0 {
+		return 0, status(errno)
+	}
+	defer d.put()
+	size, err := unix.Getxattr(d.path(), name, dest)
+	if err == unix.ERANGE && len(dest) > 0 {
+		return 0, status(syscall.ERANGE)
+	}
+	if err != nil {
+		return 0, status(errnoOf(err))
+	}
+	return uint32(size), gofuse.OK
+}
+
+// answer copies value to dest. An empty dest asks for the size.
+func answer(dest, value []byte) (uint32, gofuse.Status) {
+	if len(dest) < len(value) {
+		return uint32(len(value)), status(syscall.ERANGE)
+	}
+	return uint32(copy(dest, value)), gofuse.OK
+}
+
+// ListXAttr lists the attributes of the user namespace, and the host path.
+func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte) (uint32, gofuse.Status) {
+	n, s, errno := fs.attributed(h.NodeId, false)
+	if errno != 0 {
+		return 0, status(errno)
+	}
+	if n.view == nil {
+		return 0, gofuse.OK
+	}
+	var list []byte
+	if _, errno := fs.hostPath(n, s); errno == 0 {
+		list = append(list, hostPathAttr...)
+		list = append(list, 0)
+	}
+	if n.kind != kindDoc && n.key.typ != unix.S_IFLNK {
+		d, errno := fs.descriptor(n, s)
+		if errno != 0 {
+			return 0, status(errno)
+		}
+		defer d.put()
+		buf := make([]byte, 64<<10) // XATTR_LIST_MAX
+		size, err := unix.Listxattr(d.path(), buf)
+		if err != nil && err != unix.EOPNOTSUPP {
+			return 0, status(errnoOf(err))
+		}
+		for _, name := range strings.SplitAfter(string(buf[:max(size, 0)]), "\x00") {
+			if strings.HasPrefix(name, "user.") && name != hostPathAttr+"\x00" {
+				list = append(list, name...)
+			}
+		}
+	}
+	return answer(dest, list)
+}
+
+// SetXAttr sets an attribute of the user namespace.
+func (fs *filesystem) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, name string, data []byte) gofuse.Status {
+	return status(fs.changeXAttr(in.NodeId, name, func(path string) error {
+		return unix.Setxattr(path, name, data[:min(int(in.Size), len(data))], int(in.Flags))
+	}))
+}
+
+// RemoveXAttr removes an attribute of the user namespace.
+func (fs *filesystem) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
+	return status(fs.changeXAttr(h.NodeId, name, func(path string) error {
+		return unix.Removexattr(path, name)
+	}))
+}
+
+func (fs *filesystem) changeXAttr(id uint64, name string, change func(path string) error) syscall.Errno {
+	n, s, errno := fs.attributed(id, true)
+	switch {
+	case errno != 0:
+		return errno
+	case !strings.HasPrefix(name, "user."):
+		return syscall.EOPNOTSUPP
+	case name == hostPathAttr, n.kind == kindDoc, n.key.typ == unix.S_IFLNK:
+		return syscall.EPERM
+	}
+	d, errno := fs.descriptor(n, s)
+	if errno != 0 {
+		return errno
+	}
+	defer d.put()
+	return errnoOf(change(d.path()))
+}
