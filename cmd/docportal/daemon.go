@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"docportal/internal/bus"
+	"docportal/internal/documents"
+	"docportal/internal/fuse"
+	"docportal/internal/identity"
+	"docportal/internal/permstore"
+)
+
+// How long the names, the store and a second bus are given.
+const (
+	dialTimeout    = 10 * time.Second
+	namesTimeout   = 5 * time.Second        // for another newcomer to take both names
+	storeTimeout   = 1 * time.Second        // for an instance that is going to let go of the store
+	replaceTimeout = 3 * time.Second        // the same if it was told to go
+	retryInterval  = 5 * time.Millisecond   // the store's lock has no event
+	refusedTimeout = 10 * time.Second       // without calls, where the user's documents are another bus's
+	nameCheck      = 100 * time.Millisecond // between two looks at the names, besides the bus's signals
+)
+
+// daemon is one instance, from its start to its end.
+type daemon struct {
+	args       arguments
+	log        *slog.Logger
+	runtimeDir string
+	conn       *bus.Conn
+	docs       *documents.Service
+	lost       chan struct{} // closed when a name of ours was taken away
+	lostOnce   sync.Once
+	called     chan struct{} // a call came, while refusing
+
+	opened chan struct{} // closed when store and err are set
+	store  *permstore.Store
+	perms  map[string]bus.Handler // of the permission store's interface, once opened
+	err    error
+}
+
+func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
+	d := &daemon{
+		args:       a,
+		log:        log,
+		runtimeDir: runtimeDir,
+		lost:       make(chan struct{}),
+		called:     make(chan struct{}, 1),
+		opened:     make(chan struct{}),
+	}
+	home, _ := os.UserHomeDir()
+	d.docs = documents.New(documents.Options{
+		Log:        log,
+		Store:      d.openedStore,
+		RuntimeDir: runtimeDir,
+		Home:       home,
+		NoRemount:  a.NoRemount,
+		Mount: func(dir string, docs fuse.Documents) (documents.View, error) {
+			return fuse.Mount(dir, docs, fuse.Options{Log: log})
+		},
+		Emit: func(dest, iface, member, signature string, args ...any) error {
+			return d.conn.Emit(dest, documents.Path, iface, member, signature, args...)
+		},
+	})
+	return d
+}
+
+// openedStore returns the store, after it was opened.
+func (d *daemon) openedStore() (*permstore.Store, error) {
+	<-d.opened
+	return d.store, d.err
+}
+
+// serve takes the names and answers until ctx, the bus or a newcomer ends it.
+func (d *daemon) serve(ctx context.Context) error {
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	docs, perms, err := d.takeNames(ctx)
+	if err != nil || ctx.Err() != nil || !docs && !perms {
+		d.finishOpening(nil, err)
+		return err
+	}
+	d.openStore(ctx)
+	refused := d.err != nil
+	var idle <-chan time.Time
+	if refused {
+		d.log.Error("every call is refused", "reason", d.err)
+		idle = time.After(refusedTimeout)
+	} else {
+		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			d.log.Info("ending")
+			return nil
+		case <-d.conn.Done():
+			d.log.Info("the bus has gone")
+			return nil
+		case <-d.lost:
+			d.log.Info("another instance has taken over")
+			return nil
+		case <-d.called:
+			if refused {
+				idle = time.After(refusedTimeout)
+			}
+		case <-idle:
+			d.log.Info("no calls to refuse any more")
+			return nil
+		}
+	}
+}
+
+// connect connects to the bus and exports everything.
+func (d *daemon) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var resolver *identity.Resolver
+	ready := make(chan struct{})
+	conn, err := bus.Dial(ctx, "", bus.Options{
+		Log: d.log,
+		Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
+			<-ready
+			return resolver.Resolve(ctx, name)
+		},
+		PeerGone: d.docs.PeerGone,
+		NameLost: func(name string) { d.lostOnce.Do(func() { close(d.lost) }) },
+	})
+	if err != nil {
+		return fmt.Errorf("cannot connect to the session bus: %w", err)
+	}
+	d.conn = conn
+	resolver = identity.NewResolver(conn, identity.Options{RuntimeDir: d.runtimeDir, TrustUserns: d.args.TrustUserns, Log: d.log})
+	close(ready)
+	conn.Export(documents.Path, d.watched(d.docs.Interface()), d.watched(d.docs.FileTransfer()))
+	conn.Export(permstore.Path, d.watched(d.permissions()))
+	return nil
+}
+
+// permissions is the permission store's interface before there is a store: its
+// calls wait for it. The names have to be taken before the store, and the
+// interface exported before the names.
+func (d *daemon) permissions() *bus.Interface {
+	i := permstore.Interface(new(permstore.Store), nil) // for its form only
+	for n := range i.Methods {
+		m := &i.Methods[n]
+		m.Handle = func(ctx context.Context, c *bus.Call) ([]any, error) {
+			if _, err := d.openedStore(); err != nil {
+				return nil, bus.Failed("%s", err)
+			}
+			return d.perms[m.Name](ctx, c)
+		}
+	}
+	return i
+}
+
+// watched notes each call, and refuses it where everything is refused.
+func (d *daemon) watched(i *bus.Interface) *bus.Interface {
+	for n := range i.Methods {
+		handle := i.Methods[n].Handle
+		i.Methods[n].Handle = func(ctx context.Context, c *bus.Call) ([]any, error) {
+			select {
+			case d.called <- struct{}{}:
+			default:
+			}
+			if _, err := d.openedStore(); err != nil {
+				return nil, bus.Failed("%s", err)
+			}
+			return handle(ctx, c)
+		}
+	}
+	return i
+}
+
+// openStore opens the store and lets the waiting calls go. Who has the names
+// has it soon: an instance that is going still holds it for a moment. If it
+// stays with somebody else, that is the user's other session bus.
+func (d *daemon) openStore(ctx context.Context) {
+	wait := storeTimeout
+	if d.args.Replace {
+		wait = replaceTimeout
+	}
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	retry := time.NewTicker(retryInterval)
+	defer retry.Stop()
+	for {
+		store, err := permstore.Open(storeDir(), permstore.Options{
+			Log:       d.log,
+			Indexes:   documents.Indexes(),
+			Committed: d.docs.Committed,
+		})
+		if err == nil || !errors.Is(err, permstore.ErrInUse) {
+			d.finishOpening(store, err)
+			return
+		}
+		select {
+		case <-retry.C:
+			continue
+		case <-deadline.C:
+			err = fmt.Errorf("the documents of this user are served on another session bus: %w", err)
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-d.conn.Done():
+			err = bus.ErrClosed
+		}
+		d.finishOpening(nil, err)
+		return
+	}
+}
+
+func (d *daemon) finishOpening(store *permstore.Store, err error) {
+	if store == nil && err == nil {
+		err = errors.New("docportal is going down")
+	}
+	d.store, d.err = store, err
+	if err == nil {
+		emit := func(member, signature string, args ...any) error {
+			return d.conn.Emit("", permstore.Path, permstore.Name, member, signature, args...)
+		}
+		d.perms = make(map[string]bus.Handler)
+		for _, m := range permstore.Interface(store, emit).Methods {
+			d.perms[m.Name] = m.Handle
+		}
+	}
+	close(d.opened)
+}
+
+// storeDir is where the permissions are kept (XDG base directory specification).
+func storeDir() string {
+	data := os.Getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(data) {
+		home, _ := os.UserHomeDir()
+		data = filepath.Join(home, ".local/share")
+	}
+	return filepath.Join(data, "docportal")
+}
+
+// close gives the names back, so that calls from now on go to the next
+// instance, unmounts, closes the store, and leaves the bus, in this order:
+// what the next instance needs is free when this one is gone.
+func (d *daemon) close() {
+	if d.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), grace/4)
+		for _, name := range []string{documents.Name, permstore.Name} {
+			d.conn.ReleaseName(ctx, name)
+		}
+		cancel()
+	}
+	if err := d.docs.Close(); err != nil {
+		d.log.Error("cannot unmount", "reason", err)
+	}
+	if d.store != nil {
+		if err := d.store.Close(); err != nil {
+			d.log.Error("cannot close the store", "reason", err)
+		}
+	}
+	if d.conn != nil {
+		d.conn.Close()
+	}
+}

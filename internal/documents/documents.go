@@ -1,0 +1,123 @@
+// Package documents decides what a document is and who may do what with it. A
+// document is a file or directory of the host that was shown to be reachable
+// by whoever added it, an id that cannot be guessed, and for each app the
+// permissions that it was given. It keeps one rule: nobody gets more of the
+// host's files through a document than somebody who had it gave, and what was
+// taken away is gone before the reply.
+package documents
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"docportal/internal/bus"
+	"docportal/internal/fuse"
+	"docportal/internal/identity"
+	"docportal/internal/permstore"
+)
+
+// Name and Path are where the document portal is on the bus.
+const (
+	Name = "org.freedesktop.portal.Documents"
+	Path = "/org/freedesktop/portal/documents"
+)
+
+// View is what the service needs of a mounted file view; *fuse.View has it.
+type View interface {
+	Dev() uint64
+	Resolve(ino uint64) (fuse.Location, bool)
+	Invalidate(id string)
+	Done() <-chan struct{}
+	Unmount() error
+}
+
+// Options are the settings of a Service.
+type Options struct {
+	Log *slog.Logger
+	// Store returns the store, which has to be opened with Indexes and
+	// Committed; it may wait for the opening. Its error is answered as Failed.
+	Store func() (*permstore.Store, error)
+	// RuntimeDir is $XDG_RUNTIME_DIR; the view is mounted on its "doc".
+	RuntimeDir string
+	// Home is the user's home directory, for the paths of flatpak's sandboxes.
+	Home string
+	// Mount mounts the view.
+	Mount func(dir string, docs fuse.Documents) (View, error)
+	// NoRemount leaves the view unmounted when somebody else unmounted it,
+	// until the next call.
+	NoRemount bool
+	// Emit sends a signal of the object at Path to one peer.
+	Emit func(dest, iface, member, signature string, args ...any) error
+}
+
+// Service is the document portal. Its methods may be called at the same time.
+type Service struct {
+	o            Options
+	log          *slog.Logger
+	maxDocuments int
+	generation   atomic.Uint64 // changes with every change of a document
+	transfers    transfers
+
+	// mu guards what follows. It is never held over a system call on a file,
+	// a commit of the store, or a call of anybody else's code.
+	mu         sync.RWMutex
+	cache      map[string]*document           // persistent ones, at most cacheSize
+	transient  map[string]*document           // transient ones, all
+	byPath     map[string][]string            // of the transient ones: host path to ids
+	byApp      map[string]map[string]struct{} // of the transient ones: app id to ids
+	counts     map[string]int                 // live documents of an app that has added some
+	pending    map[string]int                 // documents that an app is about to add
+	mounted    *mounted                       // nil while nothing is mounted
+	mounting   *mounting                      // the attempt under way, nil if none
+	shortLived int                            // mounts in a row that ended at once
+	closed     bool
+}
+
+// New makes a service that has not mounted anything yet.
+func New(o Options) *Service {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Emit == nil {
+		o.Emit = func(string, string, string, string, ...any) error { return nil }
+	}
+	s := &Service{
+		o:            o,
+		log:          o.Log,
+		maxDocuments: MaxDocuments,
+		cache:        make(map[string]*document),
+		transient:    make(map[string]*document),
+		byPath:       make(map[string][]string),
+		byApp:        make(map[string]map[string]struct{}),
+		counts:       make(map[string]int),
+		pending:      make(map[string]int),
+	}
+	s.transfers.init()
+	return s
+}
+
+// hostOnly refuses sandboxed callers.
+func hostOnly(c *identity.Caller, method string) error {
+	if !c.IsHost() {
+		return bus.NotAllowed("%s is not for sandboxed apps", method)
+	}
+	return nil
+}
+
+// failure turns an error of the store or the mount into the reply's. Errors of
+// the bus pass as they are.
+func (s *Service) failure(err error) error {
+	var be *bus.Error
+	switch {
+	case err == nil, errors.As(err, &be):
+		return err
+	case errors.Is(err, errNone):
+		return bus.NotFound("no such document")
+	default:
+		s.log.Warn("call failed", "reason", err)
+		return bus.Failed("%s", fmt.Sprint(err))
+	}
+}
