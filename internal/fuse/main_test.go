@@ -301,3 +301,19 @@ func names(t testing.TB, dir string) []string {
 	}
 	return all
 }
+
+func (f *fakeDocuments) setApps(apps ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.apps = apps
+}
+
+// eventually waits for a condition that no event announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 5 s: %s", what)
+		}
+	}
+}

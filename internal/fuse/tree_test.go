@@ -16,7 +16,7 @@ func TestTreeHasItsModes(t *testing.T) {
 	r.dirDoc("d1")
 	r.docs.grant(otherApp, "f1", Access{Read: true})
 	r.docs.grant(otherApp, "d1", Access{Read: true})
-	r.docs.apps = []string{testApp}
+	r.docs.setApps(testApp)
 	for _, c := range []struct {
 		path []string
 		app  string
