@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"docportal/dbus"
 	"docportal/internal/bus"
 )
 
@@ -15,6 +16,9 @@ const (
 
 // Version is the version of the interface.
 const Version = 2
+
+// changedSignature is the type of the signal Changed.
+const changedSignature = "ssbva{sas}"
 
 // Interface returns the D-Bus interface org.freedesktop.impl.portal.PermissionStore
 // of a store. emit sends a signal of that interface to all
@@ -32,7 +36,7 @@ func Interface(s *Store, emit func(member, signature string, args ...any) error)
 			if permissions == nil {
 				permissions = map[string][]string{}
 			}
-			if err := emit("Changed", "ssbva{sas}", c.Table, c.ID, deleted, e.Data, permissions); err != nil {
+			if err := emit("Changed", changedSignature, c.Table, c.ID, deleted, e.Data, permissions); err != nil {
 				s.log.Error("cannot announce a changed permission", "table", c.Table, "id", c.ID, "error", err)
 			}
 		}
@@ -54,7 +58,7 @@ func Interface(s *Store, emit func(member, signature string, args ...any) error)
 			method("List", "s", "as", o.list),
 		},
 		Properties:    map[string]bus.Value{"version": {Signature: "u", Data: []byte{Version, 0, 0, 0}}},
-		Introspection: introspection,
+		Introspection: dbus.Interface(dbus.PermissionStore),
 		// A client that sends two changes without waiting means them in that order.
 		Serial: true,
 	}

@@ -2,7 +2,6 @@ package permstore
 
 import (
 	"bytes"
-	"fmt"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
@@ -162,7 +161,7 @@ func (s *Store) publish(changes []Change) {
 func (u *update) run(tx *Tx) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			u.panicked = fmt.Sprintf("in Update: %v", r)
+			u.panicked = r
 		}
 	}()
 	return u.fn(tx)
