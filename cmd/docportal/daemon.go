@@ -62,7 +62,11 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 		Home:       home,
 		NoRemount:  a.NoRemount,
 		Mount: func(dir string, docs fuse.Documents) (documents.View, error) {
-			return fuse.Mount(dir, docs, fuse.Options{Log: log})
+			return fuse.Mount(dir, docs, fuse.Options{
+				Log:     log,
+				Replace: a.Replace,
+				Journal: filepath.Join(storeDir(), "temporary-files"),
+			})
 		},
 		Emit: func(dest, iface, member, signature string, args ...any) error {
 			return d.conn.Emit(dest, documents.Path, iface, member, signature, args...)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/gob"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -15,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"docportal/internal/bus"
 	"docportal/internal/fuse"
@@ -197,6 +194,12 @@ type sandbox struct {
 // sandboxed starts a client as an app, which sees the home directory and its
 // own view of the documents. more are further arguments for bwrap.
 func (s *session) sandboxed(app string, more ...string) *sandbox {
+	s.t.Helper()
+	return s.sandboxedAs("[Application]\nname="+app+"\n\n[Instance]\ninstance-id=1234\n", more...)
+}
+
+// sandboxedAs is sandboxed with the whole metadata.
+func (s *session) sandboxedAs(metadata string, more ...string) *sandbox {
 	t := s.t
 	t.Helper()
 	info, err := os.CreateTemp(s.dir, "info")
@@ -204,7 +207,7 @@ func (s *session) sandboxed(app string, more ...string) *sandbox {
 		t.Fatal(err)
 	}
 	defer info.Close()
-	fmt.Fprintf(info, "[Application]\nname=%s\n\n[Instance]\ninstance-id=1234\n", app)
+	info.WriteString(metadata)
 	info.Seek(0, io.SeekStart)
 	program, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -365,4 +368,12 @@ func (s *session) count() int {
 	return len(s.must(s.host, "List", nil, "")[0].(map[string][]byte))
 }
 
-const nofollow = unix.O_NOFOLLOW
+// run runs a program that has to succeed.
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}

@@ -1,0 +1,328 @@
+package documents
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"docportal/internal/bus"
+	"docportal/internal/identity"
+)
+
+// TestDescriptors is the table of descriptors that do not pass, for a host
+// caller and an app: one and the same answer for all.
+func TestDescriptors(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	a := s.sandboxed(appA)
+	f := s.file("f", "")
+	link := filepath.Join(s.home, "link")
+	fifo := filepath.Join(s.home, "fifo")
+	unreadable := s.file("unreadable", "")
+	closed := filepath.Join(s.home, "closed")
+	if err := errors.Join(
+		os.Symlink(f, link), unix.Mkfifo(fifo, 0o600), os.Chmod(unreadable, 0),
+		os.Mkdir(closed, 0), os.WriteFile(filepath.Join(s.secret, "secret"), nil, 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		open open
+		dir  bool
+	}{
+		"write-only":                     {open{f, unix.O_WRONLY}, false},
+		"O_PATH with O_NOFOLLOW":         {open{f, unix.O_PATH | unix.O_NOFOLLOW}, false},
+		"a link itself":                  {open{link, unix.O_PATH | unix.O_NOFOLLOW}, false},
+		"a fifo":                         {open{fifo, unix.O_RDWR}, false},
+		"a device":                       {open{"/dev/null", unix.O_RDWR}, false},
+		"a directory as a file":          {open{s.home, 0}, false},
+		"a file as a directory":          {open{f, 0}, true},
+		"not readable":                   {open{unreadable, 0}, false},
+		"a directory that is not usable": {open{closed, 0}, true},
+		"the root directory":             {open{"/", 0}, true},
+	} {
+		flags := uint32(all)
+		if c.dir {
+			flags |= addDirectory
+		}
+		for who, by := range map[string]caller{"host": s.host, "app": a} {
+			r := by.do(request{Method: qualified("AddFull"), Files: []open{c.open}, Args: []any{fdList{0}, flags, "", []string{}}})
+			if r.Error != invalidArgument || r.Text != "Invalid fd passed" {
+				t.Errorf("%s, %s: %v", name, who, r)
+			}
+		}
+	}
+	// Its own root's files are not the host's, whatever their names.
+	for _, p := range []string{"/client", "/.flatpak-info"} {
+		s.addRefused(a, invalidArgument, all, "", nil, open{p, readOnly})
+	}
+	if n := s.count(); n != 0 {
+		t.Errorf("%d documents", n)
+	}
+	// One that passes, so that the table means something.
+	s.addFull(a, all, "", nil, open{f, unix.O_RDWR})
+	s.addFull(s.host, all, "", nil, open{link, 0})
+}
+
+// TestDeletedNames: a name that ends like the kernel's remark is judged by
+// what it is.
+func TestDeletedNames(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	odd := s.file("f (deleted)", "odd")
+	if got := s.hostPath(s.addFull(s.host, all, "", nil, open{odd, readOnly})[0]); got != odd+"\x00" {
+		t.Errorf("%q", got)
+	}
+	// A file that is gone, whose path the kernel spells as the other's name.
+	gone := s.file("f", "gone")
+	fd, err := unix.Open(gone, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	s.addFDRefused(fd)
+	if err := os.Remove(odd); err != nil {
+		t.Fatal(err)
+	}
+	s.addFDRefused(fd)
+	os.WriteFile(gone, nil, 0o600) // another file of that name does not help
+	s.addFDRefused(fd)
+	dir := filepath.Join(s.home, "d (deleted)")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.hostPath(s.addFull(s.host, all|addDirectory, "", nil, open{Path: dir})[0]); got != dir+"\x00" {
+		t.Errorf("%q", got)
+	}
+}
+
+// raw is a client that can send any index.
+func (s *session) raw() *bus.Conn {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	c, err := bus.Dial(ctx, s.address, bus.Options{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// addRaw calls AddFull with the test's own descriptors and the indexes.
+func (s *session) addRaw(c *bus.Conn, flags uint32, fds []int, indexes ...bus.FD) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	var files []*os.File
+	for _, fd := range fds {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(n), "")
+		defer f.Close()
+		files = append(files, f)
+	}
+	var ids []string
+	var extra map[string]bus.Value
+	_, err := c.CallFiles(ctx, Name, Path, strings.TrimSuffix(documentsInterface, "."), "AddFull", "ahusas",
+		[]any{indexes, flags, "", []string{}}, files, &ids, &extra)
+	return ids, err
+}
+
+func (s *session) addFDRefused(fd int) {
+	s.t.Helper()
+	if _, err := s.addRaw(s.raw(), all, []int{fd}, 0); !isInvalidFD(err) {
+		s.t.Errorf("%v, want Invalid fd passed", err)
+	}
+}
+
+func isInvalidFD(err error) bool {
+	var e *bus.Error
+	return errors.As(err, &e) && e.Name == invalidArgument
+}
+
+// TestBadIndex: an index without a descriptor is answered at once.
+func TestBadIndex(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	c := s.raw()
+	fd, err := unix.Open(s.file("f", ""), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	minusOne := bus.FD(0xffffffff)
+	for _, x := range []struct {
+		fds     []int
+		indexes []bus.FD
+	}{{nil, []bus.FD{0}}, {[]int{fd}, []bus.FD{1}}, {[]int{fd}, []bus.FD{minusOne}}, {[]int{fd}, []bus.FD{0, 7}}} {
+		if ids, err := s.addRaw(c, all, x.fds, x.indexes...); !isInvalidFD(err) {
+			t.Errorf("%v: %v, %v", x.indexes, ids, err)
+		}
+	}
+	if n := s.count(); n != 0 {
+		t.Errorf("%d documents", n)
+	}
+	if ids, err := s.addRaw(c, all, []int{fd}, 0, 0); err != nil || ids[0] != ids[1] {
+		t.Error("the same descriptor twice: ", ids, err)
+	}
+}
+
+// TestAllOrNothing: one bad descriptor and none of the others is a document.
+func TestAllOrNothing(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	good, bad := open{Path: s.file("f", "")}, open{Path: "/dev/null"}
+	for _, files := range [][]open{{good, bad}, {bad, good}, {good, good, bad}} {
+		for _, flags := range []uint32{all, addReuse, addPersistent, 0} {
+			list := fdList{}
+			for i := range files {
+				list = append(list, int32(i))
+			}
+			s.refused(s.host, invalidArgument, "AddFull", files, list, flags, appA, []string{"read"})
+		}
+	}
+	a := s.sandboxed(appA)
+	s.refused(a, notAllowed, "AddFull", []open{{good.Path, unix.O_RDWR}, {good.Path, readOnly}}, fdList{0, 1}, uint32(0), appB, []string{"write"})
+	if n := s.count(); n != 0 {
+		t.Errorf("%d documents", n)
+	}
+}
+
+// TestReadOnlyBind: what a sandbox has read-only is not writable, though the
+// user could write it.
+func TestReadOnlyBind(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	f := s.file("ro/f", "")
+	dir := filepath.Dir(f)
+	a := s.sandboxed(appA, "--ro-bind", dir, dir)
+	s.addRefused(a, notAllowed, all, appB, []string{"write"}, open{Path: f})
+	id := s.addFull(a, all, "", nil, open{Path: f})[0]
+	s.wantPermissions(id, map[string][]string{appA: {"read", "grant-permissions"}})
+	id = s.addFull(a, all|addDirectory, "", nil, open{Path: dir})[0]
+	s.wantPermissions(id, map[string][]string{appA: {"read", "grant-permissions"}})
+	id = s.addFull(a, all|addDirectory, "", nil, open{Path: s.home})[0]
+	s.wantPermissions(id, map[string][]string{appA: {"read", "write", "grant-permissions"}})
+}
+
+// TestMovedBind: a directory that the sandbox has elsewhere is found by the
+// mounts that its launcher recorded, and only by those that are true.
+func TestMovedBind(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	f := s.file("data/f", "")
+	s.file("decoy/f", "")
+	inside := "/elsewhere"
+	bind := func(host string) []identity.Bind { return []identity.Bind{{Host: host, Sandbox: inside}} }
+	for name, c := range map[string]struct {
+		binds []identity.Bind
+		ok    bool
+	}{
+		"true":     {bind(filepath.Dir(f)), true},
+		"false":    {bind(filepath.Join(s.home, "decoy")), false},
+		"none":     {nil, false},
+		"nonsense": {bind(filepath.Join(s.home, "not-there")), false},
+	} {
+		id := s.instance(appA, c.binds)
+		a := s.sandboxedAs(id.info, "--bind", filepath.Dir(f), inside)
+		r := a.do(request{Method: qualified("AddFull"), Files: []open{{inside + "/f", unix.O_RDWR}}, Args: []any{fdList{0}, uint32(all), "", []string{}}})
+		if ok := r.Error == ""; ok != c.ok {
+			t.Errorf("%s: %v", name, r)
+		} else if ok && s.hostPath(r.Body[0].([]string)[0]) != f+"\x00" {
+			t.Errorf("%s: %s", name, s.hostPath(r.Body[0].([]string)[0]))
+		}
+		id.end()
+	}
+}
+
+// liveInstance is an instance directory as sbx-run makes it.
+type liveInstance struct {
+	info string // the metadata
+	end  func()
+}
+
+// instance makes a live instance of an app.
+func (s *session) instance(app string, binds []identity.Bind) liveInstance {
+	t := s.t
+	t.Helper()
+	id := "sbx-0123abcd"
+	dir := filepath.Join(s.runtime, ".flatpak", id)
+	list, err := identity.EncodeBinds(binds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := "[Application]\nname=" + app + "\n\n[Instance]\ninstance-id=" + id + "\n"
+	if err := errors.Join(
+		os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, "info"), []byte(info), 0o644),
+		os.WriteFile(filepath.Join(dir, "binds"), list, 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := os.OpenFile(filepath.Join(dir, ".ref"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := unix.Flock_t{Type: unix.F_RDLCK}
+	if err := unix.FcntlFlock(ref.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		t.Fatal(err)
+	}
+	return liveInstance{info, func() {
+		ref.Close()
+		os.RemoveAll(dir)
+	}}
+}
+
+// TestAsNeeded: "" for what the target's running sandboxes have at its place.
+func TestAsNeeded(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	ro, rw, moved, other := s.file("ro/f", ""), s.file("rw/f", ""), s.file("moved/f", ""), s.file("other/f", "")
+	hidden := s.file("rw/hidden/f", "")
+	needed := func(p string, target string, flags uint32, perms ...string) bool {
+		t.Helper()
+		return s.addFull(s.host, all|flags, target, perms, open{Path: p})[0] != ""
+	}
+	if !needed(rw, appA, addAsNeeded, "read") {
+		t.Error("no sandbox runs")
+	}
+	i := s.instance(appA, []identity.Bind{
+		{ReadOnly: true, Host: filepath.Dir(ro), Sandbox: filepath.Dir(ro)},
+		{Host: filepath.Dir(rw), Sandbox: filepath.Dir(rw)},
+		{Host: filepath.Dir(moved), Sandbox: "/moved"},
+		{Host: filepath.Dir(other), Sandbox: filepath.Dir(hidden)},
+	})
+	defer i.end()
+	for _, c := range []struct {
+		path   string
+		target string
+		flags  uint32
+		perms  []string
+		want   bool
+	}{
+		{ro, appA, addAsNeeded, []string{"read"}, false},
+		{ro, appA, addAsNeeded, []string{"read", "write"}, true},
+		{rw, appA, addAsNeeded, []string{"read", "write"}, false},
+		{rw, appA, 0, []string{"read"}, true},
+		{rw, appB, addAsNeeded, []string{"read"}, true},
+		{rw, "", addAsNeeded, nil, true},
+		{moved, appA, addAsNeeded, []string{"read"}, true},
+		{other, appA, addAsNeeded, []string{"read"}, true},
+		{hidden, appA, addAsNeeded, []string{"read"}, true},
+	} {
+		if got := needed(c.path, c.target, c.flags, c.perms...); got != c.want {
+			t.Errorf("%s for %q, flags %d, %v: a document %v, want %v", c.path, c.target, c.flags, c.perms, got, c.want)
+		}
+	}
+	got := s.must(s.host, "AddNamedFull", []open{{Path: filepath.Dir(rw)}}, fdIndex(0), []byte("new"), uint32(all|addAsNeeded), appA, []string{"write"})
+	if got[0] != "" {
+		t.Error("AddNamedFull: ", got)
+	}
+	if apps := s.docs.Apps(); !slices.Contains(apps, appA) {
+		t.Error("a running app is not listed: ", apps)
+	}
+}
