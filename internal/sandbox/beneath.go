@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,44 +76,6 @@ func mkdirBeneath(root, rel string) (*os.File, error) {
 		f, at = next, filepath.Join(at, name)
 	}
 	return f, nil
-}
-
-// systemPath resolves the links of an absolute path that only root could have
-// made, such as /home on systems that keep homes in /var/home. Any other link
-// is a *linkError. Components that do not exist stay as they are.
-func systemPath(path string) (string, error) {
-	const maxLinks = 40 // the kernel's limit
-	done, todo := "/", strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		if name == ".." {
-			done = filepath.Dir(done)
-			continue
-		}
-		next := filepath.Join(done, name)
-		info, err := os.Lstat(next)
-		if err != nil || info.Mode()&os.ModeSymlink == 0 {
-			done = next
-			continue
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || st.Uid != 0 || !rootOnly(done) {
-			return "", &linkError{next}
-		}
-		to, err := os.Readlink(next)
-		if links++; err != nil || links > maxLinks {
-			return "", &linkError{next}
-		}
-		if filepath.IsAbs(to) {
-			done = "/"
-		}
-		todo = append(strings.Split(to, "/"), todo...)
-	}
-	return done, nil
 }
 
 // within reports whether path is dir or lies below it. Both are clean.

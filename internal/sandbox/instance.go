@@ -43,12 +43,6 @@ func NewInstanceID() string {
 	return instancePrefix + hex.EncodeToString(b[:])
 }
 
-// validInstanceID reports whether id is a name that NewInstanceID makes.
-func validInstanceID(id string) bool {
-	digits, ok := strings.CutPrefix(id, instancePrefix)
-	return ok && len(digits) == 8 && strings.Trim(digits, "0123456789abcdef") == ""
-}
-
 // newInstance makes the directory with its lock, metadata and pid in it. It
 // appears under its name only when it is whole and locked.
 func newInstance(parent, id string, info []byte) (*Instance, error) {
@@ -115,23 +109,11 @@ func (in *Instance) write(name string, data []byte) error {
 
 // writeBinds records the sandbox's binds for docportal.
 func (in *Instance) writeBinds(binds []identity.Bind) error {
-	return in.write("binds", encodeBinds(binds))
-}
-
-// encodeBinds writes three NUL-terminated fields for each bind.
-func encodeBinds(binds []identity.Bind) []byte {
-	var b bytes.Buffer
-	for _, bind := range binds {
-		mode := "rw"
-		if bind.ReadOnly {
-			mode = "ro"
-		}
-		for _, field := range []string{mode, bind.Host, bind.Sandbox} {
-			b.WriteString(field)
-			b.WriteByte(0)
-		}
+	data, err := identity.EncodeBinds(binds)
+	if err != nil {
+		return err
 	}
-	return b.Bytes()
+	return in.write("binds", data)
 }
 
 // check reads a file of the directory back and compares it.
@@ -160,7 +142,7 @@ func collect(parent string) {
 	entries, _ := os.ReadDir(parent) // not there: nothing to collect
 	for _, e := range entries {
 		fresh := strings.HasPrefix(e.Name(), newPrefix)
-		if !e.IsDir() || !fresh && !validInstanceID(e.Name()) {
+		if !e.IsDir() || !fresh && !identity.Ours(e.Name()) {
 			continue
 		}
 		dir := filepath.Join(parent, e.Name())
@@ -196,7 +178,7 @@ func RunningInstances(h *Host) []Running {
 	entries, _ := os.ReadDir(h.instances())
 	for _, e := range entries {
 		dir := filepath.Join(h.instances(), e.Name())
-		if !e.IsDir() || !validInstanceID(e.Name()) {
+		if !e.IsDir() || !identity.Ours(e.Name()) {
 			continue
 		}
 		ref, err := openBeneath(dir, ".ref", unix.O_RDWR|unix.O_NONBLOCK)

@@ -372,27 +372,17 @@ func (pl *Plan) grants() error {
 		if err := checkReserved(g.path, places, h, pl.Profile.Name); err != nil {
 			return fail("%v", err)
 		}
-		real, err := systemPath(g.path)
-		if err != nil && !within(g.path, h.Home) {
-			return fail("%v", err)
-		} else if err == nil {
-			if within(real, realHome) {
-				real = filepath.Join(h.Home, strings.TrimPrefix(real, realHome))
-			}
-			if err := checkReserved(real, places, h, pl.Profile.Name); err != nil {
-				return fail("%v", err)
-			}
-		}
-		root, rel := "/", strings.TrimPrefix(real, "/")
+		root, rel := "/", strings.TrimPrefix(g.path, "/")
 		if within(g.path, h.Home) {
 			root, rel = h.Home, strings.TrimPrefix(strings.TrimPrefix(g.path, h.Home), "/")
-		} else if within(real, h.Home) {
-			return fail("is in the home directory: write it as ~%s", strings.TrimPrefix(real, h.Home))
+		} else if real := realPath(g.path); within(real, realHome) {
+			return fail("is in the home directory: write it as ~%s", strings.TrimPrefix(real, realHome))
 		}
 		m := Mount{Kind: Bind, Source: filepath.Join(root, rel), Dest: g.path, root: root, At: g.at}
 		if g.readOnly {
 			m.Kind = ROBind
 		}
+		var err error
 		m.file, err = openBeneath(root, rel, unix.O_PATH)
 		var link *linkError
 		switch {

@@ -96,9 +96,10 @@ func (pl *Plan) x11() {
 	}
 	pl.Env["DISPLAY"] = ":" + number
 	cookie := pl.Host.Env["XAUTHORITY"]
-	if cookie == "" {
+	if !filepath.IsAbs(cookie) {
 		cookie = filepath.Join(pl.Host.Home, ".Xauthority")
 	}
+	cookie = filepath.Clean(cookie)
 	fd, err := unix.Open(cookie, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
