@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,9 @@ import (
 // and root may do too much for some rules to show. Root becomes nobody, or
 // whom DOCPORTAL_TEST_USER names.
 func TestMain(m *testing.M) {
+	if os.Getenv("DOCPORTAL_TEST_SERVE") != "" {
+		os.Exit(serveUntilKilled())
+	}
 	if os.Getuid() == 0 {
 		os.Exit(asUser())
 	}
@@ -316,4 +320,13 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("not within 5 s: %s", what)
 		}
 	}
+}
+
+// mincore says which pages of b are in memory.
+func mincore(b, vec []byte) error {
+	_, _, e := syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&vec[0])))
+	if e != 0 {
+		return e
+	}
+	return nil
 }

@@ -29,13 +29,16 @@ var mountOptions = strings.Join([]string{
 }, ",")
 
 // helper finds the set-user-id program that mounts for ordinary users.
-func helper() (string, error) {
+func helper() (string, error) { return findHelper([]string{"/usr/bin", "/bin"}) }
+
+// findHelper looks in PATH and then in dirs: PATH may be empty.
+func findHelper(dirs []string) (string, error) {
 	for _, name := range []string{"fusermount3", "fusermount"} {
 		if p, err := exec.LookPath(name); err == nil {
 			return p, nil
 		}
-		for _, dir := range []string{"/usr/bin/", "/bin/"} {
-			if p, err := exec.LookPath(dir + name); err == nil {
+		for _, dir := range dirs {
+			if p, err := exec.LookPath(dir + "/" + name); err == nil {
 				return p, nil
 			}
 		}

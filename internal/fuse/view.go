@@ -95,14 +95,15 @@ type View struct {
 	server  *gofuse.Server
 	dev     uint64
 	mount   mountInfo
-	watch   *os.File
 	notices notices
 	served  chan struct{} // closed when the kernel has ended the connection
 
-	doneOnce sync.Once
-	done     chan struct{}
-	unmount  sync.Once
-	err      error
+	mu      sync.Mutex
+	done    chan struct{} // closed when the mount is gone
+	ended   bool          // done is closed
+	watch   *os.File      // mountinfo; nil if nobody watches
+	unmount sync.Once
+	err     error
 }
 
 // Mount mounts the view on dir with fusermount3 (or fusermount), the way
@@ -233,6 +234,11 @@ func (v *View) watchMount() error {
 		f.Close()
 		return err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ended {
+		return f.Close()
+	}
 	v.watch = f
 	go func() {
 		// Each change of the mount table wakes this.
@@ -253,13 +259,18 @@ func (v *View) mounted() bool {
 	return err != nil || strings.Contains("\n"+string(b), "\n"+v.mount.id+" ")
 }
 
+// end notes that the mount is gone.
 func (v *View) end() {
-	v.doneOnce.Do(func() {
-		close(v.done)
-		if v.watch != nil {
-			v.watch.Close()
-		}
-	})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ended {
+		return
+	}
+	v.ended = true
+	close(v.done)
+	if v.watch != nil {
+		v.watch.Close() // ends who waits for it
+	}
 }
 
 // Dev is the st_dev of the mount.
