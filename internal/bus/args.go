@@ -199,6 +199,9 @@ func encodeArg(e *encoder, typ string, arg any) error {
 }
 
 func (e *encoder) bytes(b []byte) error {
+	if len(b) > maxArray {
+		return fmt.Errorf("an array of %d bytes; D-Bus carries 64 MiB", len(b))
+	}
 	return e.array('y', func() error {
 		e.buf = append(e.buf, b...)
 		return nil

@@ -63,42 +63,46 @@ func (v Value) Check() error {
 // Such a value means nothing outside of its message. v must be valid.
 func (v Value) HasFD() bool {
 	d := decoder{order: binary.LittleEndian, data: v.Data}
-	found := false
-	// Copying to nowhere is the one walk that knows all types; descriptors
-	// are rare enough not to deserve a second one.
-	w := fdFinder{&found}
-	return w.walk(&d, v.Signature) == nil && found
+	found, err := findFD(&d, v.Signature)
+	return err == nil && found
 }
 
-type fdFinder struct{ found *bool }
-
-func (f fdFinder) walk(d *decoder, typ string) error {
+func findFD(d *decoder, typ string) (found bool, err error) {
 	if err := d.align(alignment(typ[0])); err != nil {
-		return err
+		return false, err
 	}
 	switch typ[0] {
 	case 'h':
-		*f.found = true
 		_, err := d.take(4)
-		return err
+		return true, err
 	case 'v':
 		s, err := d.signature()
 		if err != nil {
-			return err
+			return false, err
 		}
-		return f.walk(d, s)
+		if err := checkSingle(s); err != nil {
+			return false, err
+		}
+		return findFD(d, s)
 	case 'a':
-		return d.each(typ[1], func() error { return f.walk(d, typ[1:]) })
+		err := d.each(typ[1], func() error {
+			one, err := findFD(d, typ[1:])
+			found = found || one
+			return err
+		})
+		return found, err
 	case '(', '{':
 		for members := typ[1 : len(typ)-1]; members != ""; {
 			var first string
 			first, members = nextType(members)
-			if err := f.walk(d, first); err != nil {
-				return err
+			one, err := findFD(d, first)
+			if err != nil {
+				return false, err
 			}
+			found = found || one
 		}
-		return nil
+		return found, nil
 	}
 	var e encoder
-	return copyType(&e, d, typ, 0)
+	return false, copyType(&e, d, typ, 0)
 }
