@@ -1,7 +1,6 @@
 package documents
 
 import (
-	"bufio"
 	"context"
 	"encoding/gob"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"docportal/internal/fuse"
 	"docportal/internal/identity"
 	"docportal/internal/permstore"
+	"docportal/internal/testsession"
 )
 
 const (
@@ -69,7 +69,7 @@ func newSession(t *testing.T, o options) *session {
 			t.Fatal(err)
 		}
 	}
-	s.startBus()
+	s.address = testsession.StartBus(t, s.dir).Address
 	s.startPortal(o)
 	host, err := newClient(s.address)
 	if err != nil {
@@ -78,26 +78,6 @@ func newSession(t *testing.T, o options) *session {
 	t.Cleanup(func() { host.conn.Close() })
 	s.host = host
 	return s
-}
-
-func (s *session) startBus() {
-	s.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, "dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address", "--address=unix:path="+s.dir+"/bus")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { cancel(); cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.address = strings.TrimSpace(line)
 }
 
 func (s *session) startPortal(o options) {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"docportal/dbus"
 	"docportal/internal/appid"
 	"docportal/internal/bus"
 )
@@ -20,7 +21,7 @@ const Version = 5
 // object at Path.
 func (s *Service) Interface() *bus.Interface {
 	return &bus.Interface{
-		Name: "org.freedesktop.portal.Documents",
+		Name: dbus.Documents,
 		Methods: []bus.Method{
 			{Name: "GetMountPoint", In: "", Out: "ay", Handle: s.handler(s.getMountPoint)},
 			{Name: "Add", In: "hbb", Out: "s", Handle: s.handler(s.addOne)},
@@ -36,7 +37,7 @@ func (s *Service) Interface() *bus.Interface {
 			{Name: "GetHostPaths", In: "as", Out: "a{say}", Handle: s.handler(s.getHostPaths)},
 		},
 		Properties:    map[string]bus.Value{"version": uint32Value(Version)},
-		Introspection: Introspection,
+		Introspection: dbus.Interface(dbus.Documents),
 	}
 }
 

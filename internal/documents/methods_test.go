@@ -11,6 +11,9 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
+
+	xml "docportal/dbus"
+	"docportal/internal/bus"
 )
 
 const all = addReuse | addPersistent
@@ -24,6 +27,20 @@ func TestVersions(t *testing.T) {
 		err := s.host.conn.Object(Name, Path).Call("org.freedesktop.DBus.Properties.Get", 0, iface, "version").Store(&v)
 		if err != nil || v.Value() != want {
 			t.Errorf("%s: version %v, %v", iface, v, err)
+		}
+	}
+}
+
+// TestInterfaces: the method tables are what the interfaces' XML says.
+func TestInterfaces(t *testing.T) {
+	s := New(Options{})
+	for _, i := range []*bus.Interface{s.Interface(), s.FileTransfer()} {
+		got := map[string]xml.Signature{}
+		for _, m := range i.Methods {
+			got[m.Name] = xml.Signature{In: m.In, Out: m.Out}
+		}
+		if want := xml.Methods(xml.Interface(i.Name)); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", i.Name, got, want)
 		}
 	}
 }

@@ -12,14 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"docportal/dbus"
 	"docportal/internal/bus"
 	"docportal/internal/identity"
 )
 
 // TransferVersion is the version of the interface org.freedesktop.portal.FileTransfer.
 const TransferVersion = 1
-
-const transferInterface = "org.freedesktop.portal.FileTransfer"
 
 // Limits of one sender.
 const (
@@ -66,7 +65,7 @@ func (t *transfers) init() {
 // the object at Path.
 func (s *Service) FileTransfer() *bus.Interface {
 	return &bus.Interface{
-		Name: transferInterface,
+		Name: dbus.FileTransfer,
 		Methods: []bus.Method{
 			{Name: "StartTransfer", In: "a{sv}", Out: "s", Handle: s.handler(s.startTransfer)},
 			{Name: "AddFiles", In: "saha{sv}", Out: "", Handle: s.handler(s.addFiles)},
@@ -74,7 +73,7 @@ func (s *Service) FileTransfer() *bus.Interface {
 			{Name: "StopTransfer", In: "s", Out: "", Handle: s.handler(s.stopTransfer)},
 		},
 		Properties:    map[string]bus.Value{"version": uint32Value(TransferVersion)},
-		Introspection: TransferIntrospection,
+		Introspection: dbus.Interface(dbus.FileTransfer),
 	}
 }
 
@@ -196,7 +195,7 @@ func (t *transfers) remove(tr *transfer) {
 }
 
 func (s *Service) closeTransfer(tr *transfer) {
-	if err := s.o.Emit(tr.name, transferInterface, "TransferClosed", "s", tr.key); err != nil {
+	if err := s.o.Emit(tr.name, dbus.FileTransfer, "TransferClosed", "s", tr.key); err != nil {
 		s.log.Debug("cannot tell that a transfer has ended", "to", tr.name, "reason", err)
 	}
 }
