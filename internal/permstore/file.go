@@ -36,6 +36,7 @@ type file struct {
 	db   *bolt.DB
 	base *os.File // the store's descriptor of the file, shared by all handles on it
 	path string
+	head []byte // the meta pages, mapped once more
 
 	changed   bool // written to since it was opened
 	stale     bool // the writer must open it again first
@@ -111,14 +112,48 @@ func openDB(base *os.File, path string, noSync bool) (_ *file, err error) {
 		if errors.Is(err, bolterrors.ErrTimeout) {
 			return nil, ErrInUse
 		}
+		for _, e := range [...]error{bolterrors.ErrInvalid, bolterrors.ErrChecksum, bolterrors.ErrVersionMismatch} {
+			if errors.Is(err, e) {
+				err = damaged("%v", e)
+			}
+		}
 		return nil, err
 	}
 	f.db.AllocSize = growStep
+	f.head, err = unix.Mmap(int(base.Fd()), 0, 2*f.db.Info().PageSize, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		f.closeDB()
+		return nil, os.NewSyscallError("mmap", err)
+	}
 	return f, nil
+}
+
+// begin begins a transaction. bbolt reads the meta pages with its locks held:
+// if that panics nobody gets them again, so they are read here first.
+func (f *file) begin(writable bool) (b *bolt.Tx, err error) {
+	err = guard(func() (err error) {
+		var page [metaSize]byte
+		valid := false
+		for off := 0; off < len(f.head); off += len(f.head) / 2 {
+			copy(page[:], f.head[off:])
+			_, _, ok := readMeta(page[:])
+			valid = valid || ok
+		}
+		if !valid {
+			return damaged("no valid meta page")
+		}
+		b, err = f.db.Begin(writable)
+		return err
+	})
+	return b, err
 }
 
 // closeDB closes the handle but not base.
 func (f *file) closeDB() error {
+	if f.head != nil {
+		unix.Munmap(f.head)
+		f.head = nil
+	}
 	if f.abandoned {
 		return nil
 	}
@@ -162,7 +197,8 @@ func (s *Store) open() error {
 func unwritable(err error) bool {
 	for _, n := range [...]syscall.Errno{
 		syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.ENOENT, syscall.ENOTDIR,
-		syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG,
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EIO, syscall.EISDIR, syscall.ELOOP,
+		syscall.ENAMETOOLONG, syscall.ESTALE,
 	} {
 		if errors.Is(err, n) {
 			return true
@@ -356,7 +392,7 @@ func (s *Store) fill(f *file, fill func(put func(table, id string, e *Entry) err
 	err := fill(func(table, id string, e *Entry) error {
 		if tx == nil {
 			tx = &Tx{s: s, writable: true}
-			if err := guard(func() (err error) { tx.b, err = f.db.Begin(true); return tx.buckets(err) }); err != nil {
+			if err := guard(func() (err error) { tx.b, err = f.begin(true); return tx.buckets(err) }); err != nil {
 				return err
 			}
 		}

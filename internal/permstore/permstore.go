@@ -170,7 +170,7 @@ func (s *Store) View(fn func(*Tx) error) error {
 	}
 	defer s.release(f)
 	tx := &Tx{s: s, f: f}
-	if err := guard(func() (err error) { tx.b, err = f.db.Begin(false); return tx.buckets(err) }); err != nil {
+	if err := guard(func() (err error) { tx.b, err = f.begin(false); return tx.buckets(err) }); err != nil {
 		if tx.b != nil {
 			tx.b.Rollback()
 		}

@@ -89,10 +89,13 @@ func (s *Store) commit(group []*update) {
 	var b *bolt.Tx
 	first := &Tx{}
 	err := guard(func() (err error) {
-		b, err = f.db.Begin(true)
+		b, err = f.begin(true)
 		first.b = b
 		return first.buckets(err)
 	})
+	if isDamage(err) {
+		s.suspect()
+	}
 	var changes []Change
 	var kept []*update // those whose changes are in the transaction
 	dirty := false
