@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"docportal/internal/bus"
@@ -17,20 +18,35 @@ import (
 	"docportal/internal/permstore"
 )
 
-// How long the names, the store and a second bus are given.
+// timeouts are how long others are given.
+type timeouts struct {
+	dial    time.Duration // the bus
+	names   time.Duration // another newcomer, to take both names
+	store   time.Duration // an instance that is going, to let go of the store
+	replace time.Duration // the same if it was told to go
+	refused time.Duration // without calls, where the documents are another bus's
+	calls   time.Duration // at the end, calls that came for the names
+}
+
+var usual = timeouts{
+	dial:    10 * time.Second,
+	names:   5 * time.Second,
+	store:   time.Second,
+	replace: 3 * time.Second,
+	refused: 10 * time.Second,
+	calls:   500 * time.Millisecond,
+}
+
 const (
-	dialTimeout    = 10 * time.Second
-	namesTimeout   = 5 * time.Second        // for another newcomer to take both names
-	storeTimeout   = 1 * time.Second        // for an instance that is going to let go of the store
-	replaceTimeout = 3 * time.Second        // the same if it was told to go
-	retryInterval  = 5 * time.Millisecond   // the store's lock has no event
-	refusedTimeout = 10 * time.Second       // without calls, where the user's documents are another bus's
-	nameCheck      = 100 * time.Millisecond // between two looks at the names, besides the bus's signals
+	retryInterval = 5 * time.Millisecond // the store's lock has no event
+	quiet         = 5 * time.Millisecond // no calls for so long: none is on its way
 )
 
 // daemon is one instance, from its start to its end.
 type daemon struct {
 	args       arguments
+	timeouts   timeouts
+	calls      atomic.Int32 // being answered, or on their way to it
 	log        *slog.Logger
 	runtimeDir string
 	conn       *bus.Conn
@@ -48,6 +64,7 @@ type daemon struct {
 func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 	d := &daemon{
 		args:       a,
+		timeouts:   usual,
 		log:        log,
 		runtimeDir: runtimeDir,
 		lost:       make(chan struct{}),
@@ -96,7 +113,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	var idle <-chan time.Time
 	if refused {
 		d.log.Error("every call is refused", "reason", d.err)
-		idle = time.After(refusedTimeout)
+		idle = time.After(d.timeouts.refused)
 	} else {
 		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
 	}
@@ -113,7 +130,7 @@ func (d *daemon) serve(ctx context.Context) error {
 			return nil
 		case <-d.called:
 			if refused {
-				idle = time.After(refusedTimeout)
+				idle = time.After(d.timeouts.refused)
 			}
 		case <-idle:
 			d.log.Info("no calls to refuse any more")
@@ -124,13 +141,15 @@ func (d *daemon) serve(ctx context.Context) error {
 
 // connect connects to the bus and exports everything.
 func (d *daemon) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.timeouts.dial)
 	defer cancel()
 	var resolver *identity.Resolver
 	ready := make(chan struct{})
 	conn, err := bus.Dial(ctx, "", bus.Options{
 		Log: d.log,
 		Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
+			d.calls.Add(1)
+			defer d.calls.Add(-1)
 			<-ready
 			return resolver.Resolve(ctx, name)
 		},
@@ -170,6 +189,8 @@ func (d *daemon) watched(i *bus.Interface) *bus.Interface {
 	for n := range i.Methods {
 		handle := i.Methods[n].Handle
 		i.Methods[n].Handle = func(ctx context.Context, c *bus.Call) ([]any, error) {
+			d.calls.Add(1)
+			defer d.calls.Add(-1)
 			select {
 			case d.called <- struct{}{}:
 			default:
@@ -187,9 +208,9 @@ func (d *daemon) watched(i *bus.Interface) *bus.Interface {
 // has it soon: an instance that is going still holds it for a moment. If it
 // stays with somebody else, that is the user's other session bus.
 func (d *daemon) openStore(ctx context.Context) {
-	wait := storeTimeout
+	wait := d.timeouts.store
 	if d.args.Replace {
-		wait = replaceTimeout
+		wait = d.timeouts.replace
 	}
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
@@ -248,14 +269,16 @@ func storeDir() string {
 }
 
 // close gives the names back, so that calls from now on go to the next
-// instance, unmounts, closes the store, and leaves the bus, in this order:
-// what the next instance needs is free when this one is gone.
+// instance, answers those that came before, unmounts, closes the store, and
+// leaves the bus, in this order: what the next instance needs is free when
+// this one is gone.
 func (d *daemon) close() {
 	if d.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), grace/4)
+		ctx, cancel := context.WithTimeout(context.Background(), d.timeouts.calls)
 		for _, name := range []string{documents.Name, permstore.Name} {
 			d.conn.ReleaseName(ctx, name)
 		}
+		d.finishCalls(ctx)
 		cancel()
 	}
 	if err := d.docs.Close(); err != nil {
@@ -268,5 +291,25 @@ func (d *daemon) close() {
 	}
 	if d.conn != nil {
 		d.conn.Close()
+	}
+}
+
+// finishCalls waits until the calls that the bus had handed over are answered.
+// Between their identification and their handling they are nowhere counted,
+// for a moment shorter than quiet.
+func (d *daemon) finishCalls(ctx context.Context) {
+	tick := time.NewTicker(quiet)
+	defer tick.Stop()
+	for idle := 0; idle < 2; {
+		select {
+		case <-tick.C:
+		case <-d.conn.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+		if idle++; d.calls.Load() != 0 {
+			idle = 0
+		}
 	}
 }

@@ -32,7 +32,7 @@ func (d *daemon) takeNames(ctx context.Context) (docs, perms bool, err error) {
 			changes.Close(ctx)
 		}
 	}()
-	deadline := time.NewTimer(namesTimeout)
+	deadline := time.NewTimer(d.timeouts.names)
 	defer deadline.Stop()
 	for late := false; ; {
 		docs, err := d.conn.RequestName(ctx, documents.Name, flags)

@@ -116,7 +116,9 @@ func StartBus(t testing.TB, dir string, environment ...string) *Bus {
 	b.cmd = exec.CommandContext(ctx, "dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address", "--address=unix:path="+b.Socket)
 	b.cmd.Env = append(os.Environ(), environment...)
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	b.cmd.Stderr = os.Stderr
+	if os.Getenv("DOCPORTAL_TEST_LOG") != "" {
+		b.cmd.Stderr = os.Stderr // its own words, and those of what it starts
+	}
 	out, err := b.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
