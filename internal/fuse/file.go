@@ -308,6 +308,7 @@ func (fs *filesystem) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) gofuse.S
 		return status(syscall.ESTALE)
 	}
 	defer h.d.put()
+	fs.flushLocks(h, in.LockOwner)
 	fd, err := unix.FcntlInt(uintptr(h.d.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return status(errnoOf(err))

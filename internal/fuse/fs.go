@@ -28,6 +28,7 @@ type filesystem struct {
 	cache   cache
 	handles handleTable
 	temps   tempFiles
+	locks   lockTable
 	uid     uint32
 	gid     uint32
 	umask   uint32 // the process's, which the kernel applies to what is created
@@ -629,6 +630,9 @@ func (fs *filesystem) unregister(id uint64) *handle {
 	h := fs.handles.remove(id)
 	if h == nil {
 		return nil
+	}
+	if h.dir == nil {
+		fs.closeLocks(h)
 	}
 	fs.nodes.removeHandle(h.n, h)
 	h.d.put()

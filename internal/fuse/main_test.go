@@ -27,6 +27,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv("DOCPORTAL_TEST_SERVE") != "" {
 		os.Exit(serveUntilKilled())
 	}
+	if os.Getenv("DOCPORTAL_TEST_LOCK") != "" {
+		os.Exit(lockServant())
+	}
+	if p := os.Getenv("DOCPORTAL_TEST_CROWD"); p != "" {
+		os.Exit(lockCrowd(p))
+	}
 	if os.Getuid() == 0 {
 		os.Exit(asUser())
 	}

@@ -158,6 +158,7 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 		MaxBackground:        64,
 		MaxWrite:             maxWrite,
 		DisableReadDirPlus:   true,
+		EnableLocks:          true,
 		ExtraCapabilities:    gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_ATOMIC_O_TRUNC,
 		DisabledCapabilities: gofuse.CAP_PASSTHROUGH | gofuse.CAP_NO_OPEN_SUPPORT,
 		Logger:               slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
