@@ -78,7 +78,11 @@ func runStaged() (int, error) {
 // leaves anything behind.
 func start(t *testing.T) *session.Session {
 	t.Helper()
-	log := &logWriter{t: t}
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
 	s, err := session.Start(session.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -87,23 +91,11 @@ func start(t *testing.T) *session.Session {
 		if err := s.Close(); err != nil {
 			t.Errorf("after the session: %v", err)
 		}
-		log.flush()
+		if said, err := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("the session's programs said (%v):\n%s", err, said)
+		}
 	})
 	return s
-}
-
-// logWriter keeps what the session's programs print until the test has failed.
-type logWriter struct {
-	t *testing.T
-	b strings.Builder
-}
-
-func (w *logWriter) Write(p []byte) (int, error) { return w.b.Write(p) }
-
-func (w *logWriter) flush() {
-	if w.t.Failed() && w.b.Len() > 0 {
-		w.t.Logf("the session's programs said:\n%s", w.b.String())
-	}
 }
 
 func connect(t *testing.T, s *session.Session) *dbus.Conn {

@@ -31,10 +31,12 @@ func run(t *testing.T, s *session.Session, profile, pathFirst string) (program, 
 		session.PathFirst(cmd, pathFirst)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(request, '\n')), &out, &errs
+	cmd.WaitDelay = 2 * time.Second
 	if err := s.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	// A start that hangs is as bad as one that succeeds.
+	// A start that hangs is as bad as one that succeeds, and so is one that
+	// leaves somebody behind who holds its output.
 	limit := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
 	defer limit.Stop()
 	err = cmd.Wait()

@@ -10,7 +10,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,8 +26,10 @@ import (
 type Options struct {
 	// Stage is where scripts/stage put everything; "" is $DOCPORTAL_STAGE.
 	Stage string
-	// Log gets what the session's programs print; nil is nowhere.
-	Log io.Writer
+	// Log gets what the session's programs print; nil is nowhere. It is a file,
+	// which they write to themselves: somebody left behind who still held a
+	// pipe would keep us waiting.
+	Log *os.File
 	// Display lets the session use the caller's display, with the desktop
 	// portal's GTK backend in place of ours.
 	Display bool
@@ -44,7 +45,7 @@ type Session struct {
 
 	stage    string
 	env      []string
-	log      io.Writer
+	log      *os.File
 	others   map[int]bool // this process's descendants before the session
 	cleanups []func() error
 
@@ -75,9 +76,6 @@ func Start(o Options) (s *Session, err error) {
 		return nil, fmt.Errorf("become the processes' parent: %w", err)
 	}
 	s = &Session{stage: o.Stage, log: o.Log, children: make(map[int]bool)}
-	if s.log == nil {
-		s.log = io.Discard
-	}
 	if s.others, err = descendants(); err != nil {
 		return nil, err
 	}
@@ -233,7 +231,6 @@ func (s *Session) startBus() error {
 	}
 	defer r.Close()
 	cmd := s.Command("dbus-daemon", "--nofork", "--nopidfile", "--config-file="+config, "--print-address=3")
-	cmd.Stdout, cmd.Stderr = s.log, s.log
 	cmd.ExtraFiles = []*os.File{w}
 	err = s.Start(cmd)
 	w.Close()
@@ -265,7 +262,9 @@ func (s *Session) Command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Env = slices.Clone(s.env)
 	cmd.Dir = s.Home
-	cmd.Stderr = s.log
+	if s.log != nil {
+		cmd.Stderr = s.log
+	}
 	// A ^C on the terminal is for who runs the session, who ends it in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	return cmd
