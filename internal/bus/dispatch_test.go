@@ -431,7 +431,7 @@ func TestACallerIsIdentifiedOnceWhileItStays(t *testing.T) {
 	c, p := playBus(t, Options{Identify: func(_ context.Context, name string) (*identity.Caller, error) {
 		asked.Add(1)
 		<-let
-		return asHost(nil, name)
+		return asHost(context.Background(), name)
 	}})
 	echoer(c)
 	for range 20 {

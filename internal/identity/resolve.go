@@ -30,8 +30,9 @@ type Options struct {
 // Resolver tells who is behind a unique name. It keeps nothing: who asks
 // remembers the answer for as long as the name stays on the bus.
 type Resolver struct {
-	bus Bus
-	o   Options
+	bus  Bus
+	o    Options
+	proc string // where procfs is: /proc but for tests
 }
 
 // NewResolver makes a resolver that asks a bus for credentials.
@@ -42,7 +43,7 @@ func NewResolver(bus Bus, o Options) *Resolver {
 	if o.Snap == "" {
 		o.Snap = "/usr/bin/snap"
 	}
-	return &Resolver{bus, o}
+	return &Resolver{bus, o, "/proc"}
 }
 
 // errOther says that a process is not of the kind that was looked for.
@@ -70,7 +71,7 @@ func (r *Resolver) resolve(ctx context.Context, name string, creds Credentials) 
 	if creds.UID != uint32(os.Geteuid()) {
 		return nil, fmt.Errorf("belongs to user %d", creds.UID)
 	}
-	p, err := hold(creds)
+	p, err := r.hold(creds)
 	if err != nil {
 		return nil, err
 	}
@@ -127,13 +128,14 @@ func (r *Resolver) read(ctx context.Context, p *process) (*Caller, error) {
 // process is a process that is looked at through /proc. Its id alone says
 // little, as ids are used again: pidfd or start tell whether it is the same.
 type process struct {
+	proc  string // where procfs is
 	pid   int
 	pidfd *os.File // nil if the bus gave none; not owned
 	start string   // start time in clock ticks since boot
 }
 
-func hold(creds Credentials) (*process, error) {
-	p := &process{pid: creds.PID, pidfd: creds.PidFD}
+func (r *Resolver) hold(creds Credentials) (*process, error) {
+	p := &process{proc: r.proc, pid: creds.PID, pidfd: creds.PidFD}
 	var err error
 	if p.pidfd != nil {
 		// The bus may count processes in another namespace than ours.
@@ -162,7 +164,7 @@ func pidOf(pidfd *os.File) (int, error) {
 	return 0, errors.New("the bus's ProcessFD is no pidfd")
 }
 
-func (p *process) path(name string) string { return fmt.Sprintf("/proc/%d/%s", p.pid, name) }
+func (p *process) path(name string) string { return fmt.Sprintf("%s/%d/%s", p.proc, p.pid, name) }
 
 // startTime is field 22 of /proc/PID/stat (proc_pid_stat(5)).
 func (p *process) startTime() (string, error) {
