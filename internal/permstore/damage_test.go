@@ -199,6 +199,44 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// What bbolt would believe is looked at each time, also after an orderly end.
+func TestMetaPagesAndFreelistAreCheckedAtEachStart(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	all := many(t, s, 300)
+	must(t, s.Close())
+	path := filepath.Join(dir, fileName)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	mark, err := os.ReadFile(filepath.Join(dir, lockName))
+	must(t, err)
+	pages := pageTypes(t, file)
+	size := os.Getpagesize()
+	for _, c := range []struct {
+		kind string
+		at   int // in the page
+	}{
+		{"meta 0", 16}, {"meta 0", 40}, {"meta 1", 72}, {"freelist", 0}, {"freelist", 8}, {"freelist", 10}, {"freelist", 16}, {"freelist", 23},
+	} {
+		t.Run(fmt.Sprint(c.kind, " ", c.at), func(t *testing.T) {
+			d := t.TempDir()
+			bad := bytes.Clone(file)
+			bad[pages[c.kind]*size+c.at] ^= 0x80
+			must(t, os.WriteFile(filepath.Join(d, fileName), bad, 0o600))
+			must(t, os.WriteFile(filepath.Join(d, lockName), mark, 0o600))
+			s := open(t, d, Options{})
+			if len(asideFiles(t, d)) != 1 {
+				t.Error("the damage was not seen")
+			}
+			if lost := missing(t, s, all); lost > 0 {
+				t.Errorf("%d entries lost", lost)
+			}
+			must(t, s.Close())
+			clean(t, d)
+		})
+	}
+}
+
 // A file that was cut off is known at once by its length.
 func TestATruncatedFileIsSalvaged(t *testing.T) {
 	dir := t.TempDir()

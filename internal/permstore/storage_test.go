@@ -148,28 +148,25 @@ func TestAFileSizeLimit(t *testing.T) {
 	}
 }
 
-// A commit that fails after its meta page was written is taken back.
+// A commit that fails after its meta page was written, as when the last sync
+// does, is taken back: who was told that it failed must not see it.
 func TestARefusedChangeIsNotSeen(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})
 	put(t, s, "t", "1", Entry{Data: nothing})
-	must(t, s.maintain(func() error {
-		// As a commit does whose last sync fails: all is written.
-		var id uint64
-		err := s.file.db.Update(func(b *bolt.Tx) error {
-			id = uint64(b.ID())
-			tx := &Tx{s: s, b: b, writable: true}
-			must(t, tx.buckets(nil))
-			return tx.Put("t", "2", Entry{Data: nothing})
-		})
-		if err != nil {
-			return err
+	s.Subscribe(func(c []Change) {
+		if c[0].ID == "2" {
+			t.Error("a refused change is announced")
 		}
-		if err := s.file.revoke(id); err != nil {
-			return err
-		}
-		return s.reopen()
-	}))
+	})
+	err := s.Update(context.Background(), func(tx *Tx) error {
+		tx.b.OnCommit(func() { panic("after all is written") })
+		return tx.Put("t", "2", Entry{Data: nothing})
+	})
+	var storage *StorageError
+	if !errors.As(err, &storage) {
+		t.Errorf("the error is %v", err)
+	}
 	if got := strings.Join(ids(t, s, "t"), " "); got != "1" {
 		t.Errorf("ids: %s", got)
 	}
@@ -179,6 +176,18 @@ func TestARefusedChangeIsNotSeen(t *testing.T) {
 	s = open(t, dir, Options{})
 	if got := strings.Join(ids(t, s, "t"), " "); got != "1 3" {
 		t.Errorf("ids: %s", got)
+	}
+}
+
+// An acknowledgement is worth something only if the file is synced.
+func TestFilesAreSynced(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 { // a new one, and an old one
+		s := open(t, dir, Options{})
+		if s.file.db.NoSync || s.file.db.NoGrowSync || s.file.db.NoFreelistSync {
+			t.Error("bbolt does not sync")
+		}
+		must(t, s.Close())
 	}
 }
 
