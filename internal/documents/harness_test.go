@@ -202,7 +202,7 @@ func (s *session) sandboxedAs(metadata string, more ...string) *sandbox {
 		"--bind", filepath.Join(s.dir, "bus"), filepath.Join(s.dir, "bus"),
 		"--ro-bind-data", "3", "/.flatpak-info",
 		"--perms", "0755", "--file", "4", "/client",
-		"--setenv", roleVariable, "client",
+		"--setenv", roleVariable, "client", "--setenv", "GORACE", "atexit_sleep_ms=0",
 		"--setenv", "DBUS_SESSION_BUS_ADDRESS", s.address,
 	}
 	args = append(args, more...)

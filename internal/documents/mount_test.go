@@ -1,6 +1,7 @@
 package documents
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -320,7 +321,10 @@ func TestSwapping(t *testing.T) {
 	})
 	// The verification alone, as often as it can, of a descriptor that the app
 	// opened once and of whatever is there when it is opened.
-	m := s.docs.mounted
+	m, err := s.docs.mount(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
 	caller := &identity.Caller{Kind: identity.Flatpak, App: appA}
 	added, refused := 0, 0
 	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
