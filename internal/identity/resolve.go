@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,18 @@ type Resolver struct {
 	bus  Bus
 	o    Options
 	proc string // where procfs is: /proc but for tests
+
+	// Looking into a root of another user namespace may take for ever: what is
+	// mounted there is that sandbox's choice. wait bounds how long a caller is
+	// waited for, slots how many such looks there may be at once.
+	wait  time.Duration
+	slots chan struct{}
 }
+
+const (
+	readTimeout = 5 * time.Second
+	readSlots   = 64
+)
 
 // NewResolver makes a resolver that asks a bus for credentials.
 func NewResolver(bus Bus, o Options) *Resolver {
@@ -43,7 +55,7 @@ func NewResolver(bus Bus, o Options) *Resolver {
 	if o.Snap == "" {
 		o.Snap = "/usr/bin/snap"
 	}
-	return &Resolver{bus, o, "/proc"}
+	return &Resolver{bus, o, "/proc", readTimeout, make(chan struct{}, readSlots)}
 }
 
 // errOther says that a process is not of the kind that was looked for.
@@ -75,7 +87,7 @@ func (r *Resolver) resolve(ctx context.Context, name string, creds Credentials) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := r.read(ctx, p)
+	c, err := r.bounded(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +110,36 @@ func (r *Resolver) resolve(ctx context.Context, name string, creds Credentials) 
 	}
 	c.Name, c.PID = name, p.pid
 	return c, nil
+}
+
+// bounded is read within limits.
+func (r *Resolver) bounded(ctx context.Context, p *process) (*Caller, error) {
+	if p.ownUserns() == nil {
+		return r.read(ctx, p) // its root is one that the administrator made
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.wait)
+	defer cancel()
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("too many roots do not answer: %w", ctx.Err())
+	}
+	var c *Caller
+	var err error
+	done := make(chan struct{})
+	// Where the root never answers, this stays until its filesystem goes: no
+	// signal short of our own death ends such a system call.
+	go func() {
+		defer func() { <-r.slots }()
+		defer close(done)
+		c, err = r.read(ctx, p)
+	}()
+	select {
+	case <-done:
+		return c, err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("its root does not answer: %w", ctx.Err())
+	}
 }
 
 // read reads what kind of caller a process is.
