@@ -126,7 +126,7 @@ func pageTypes(t *testing.T, file []byte) map[string]int {
 func TestADamagedPageIsSalvaged(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})
-	all := many(t, s, 600)
+	all := many(t, s, 400)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -148,6 +148,19 @@ func (f *file) begin(writable bool) (b *bolt.Tx, err error) {
 	return b, err
 }
 
+// unmapPages gives back the memory that reading the whole file has cost. It is
+// the page cache's: what is needed again is mapped again. A transaction must
+// be open, which keeps the map where it is.
+func (f *file) unmapPages() {
+	info, err := f.base.Stat()
+	if err != nil {
+		return
+	}
+	page := int64(os.Getpagesize())
+	size := (info.Size() + page - 1) / page * page
+	unix.Syscall(unix.SYS_MADVISE, f.db.Info().Data, uintptr(size), unix.MADV_DONTNEED)
+}
+
 // closeDB closes the handle but not base.
 func (f *file) closeDB() error {
 	if f.head != nil {
@@ -505,7 +518,7 @@ func (s *Store) close() error {
 	s.mu.Unlock()
 	<-f.idle
 	<-s.checked
-	if s.lock != nil && !f.abandoned {
+	if s.lock != nil && !f.stale {
 		if f.changed {
 			if err := s.saveCopy(f); err != nil {
 				s.log.Warn("the permission store was not copied", "error", err)

@@ -12,7 +12,11 @@ func guard(f func() error) (err error) {
 	old := debug.SetPanicOnFault(true) // of this goroutine alone
 	defer func() {
 		debug.SetPanicOnFault(old)
-		if r := recover(); r != nil {
+		switch r := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // runtime/debug.SetPanicOnFault
+			err = damaged("a page of the file cannot be read")
+		default:
 			err = damaged("%v", r)
 		}
 	}()

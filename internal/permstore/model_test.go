@@ -183,30 +183,48 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// In Update, what an iteration yields may be changed at once.
+// In Update, what an iteration yields may be changed at once, and what is added
+// further on is met.
 func TestIterationInUpdateAllowsChanges(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	const n = 2000
+	e := Entry{Data: nothing, Permissions: map[string][]string{"a": {}}}
 	change(t, s, func(tx *Tx) error {
 		for i := range n {
-			if err := tx.Put("t", fmt.Sprintf("%05d", i), Entry{Data: nothing, Permissions: map[string][]string{"a": {}}}); err != nil {
+			if err := tx.Put("t", fmt.Sprintf("%05d", i), e); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	seen := 0
-	change(t, s, func(tx *Tx) error {
-		return tx.IDs("t", func(id string) bool {
-			seen++
-			_, err := tx.Delete("t", id)
-			return err == nil
-		})
-	})
-	if left := ids(t, s, "t"); seen != n || len(left) != 0 {
-		t.Errorf("saw %d, left %d", seen, len(left))
+	var seen, want []string
+	for i := range n {
+		id := fmt.Sprintf("%05d", i)
+		if want = append(want, id); i%2 == 0 {
+			want = append(want, id+"b")
+		}
 	}
-	if left := find(t, s, "t", "app", "a"); len(left) != 0 {
-		t.Errorf("index rows left: %d", len(left))
+	change(t, s, func(tx *Tx) error {
+		var failed error
+		err := tx.IDs("t", func(id string) bool {
+			i := len(id) - 1
+			if seen = append(seen, id); id[i] != 'b' && id[i]%2 == 0 {
+				// One behind, which is not met, and one right after.
+				failed = errors.Join(failed, tx.Put("t", id[:i], e), tx.Put("t", id+"b", e))
+			}
+			_, err := tx.Delete("t", id)
+			failed = errors.Join(failed, err)
+			return true
+		})
+		return errors.Join(err, failed)
+	})
+	if !slices.Equal(seen, want) {
+		t.Errorf("saw %d ids, want %d", len(seen), len(want))
+	}
+	if left := ids(t, s, "t"); len(left) != n/10 {
+		t.Errorf("%d ids left", len(left))
+	}
+	if left := find(t, s, "t", "app", "a"); len(left) != n/10 {
+		t.Errorf("%d index rows left", len(left))
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // copyName is the last copy: the database as it was at the last orderly end
@@ -136,8 +134,10 @@ func (s *Store) saveCopy(f *file) (err error) {
 			os.Remove(temp)
 		}
 	}()
-	err = guard(func() error {
-		return f.db.View(func(b *bolt.Tx) error {
+	b, err := f.begin(false)
+	if err == nil {
+		err = guard(func() error {
+			defer b.Rollback()
 			// A copy of damage must not replace a good one.
 			c := b.Bucket(bucketEntries).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
@@ -148,7 +148,7 @@ func (s *Store) saveCopy(f *file) (err error) {
 			_, err := b.WriteTo(out)
 			return err
 		})
-	})
+	}
 	if err == nil {
 		err = out.Sync()
 	}
@@ -193,6 +193,7 @@ func (s *Store) checkAfterCrash() {
 			return err
 		}
 		r, err = tx.verify(s.ending)
+		tx.f.unmapPages()
 		return err
 	})
 	switch {
