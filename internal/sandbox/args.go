@@ -145,6 +145,10 @@ func infoMounts(metadata []byte) []Mount {
 	}
 }
 
+// proxyDir is where the proxy sees the directory for its sockets. The path of a
+// socket has at most 107 bytes; that of the instance directory may have more.
+const proxyDir = "/run/proxy"
+
 // proxyMounts is the whole file system of the proxy: programs, the buses, and
 // the directory for its own sockets.
 func (pl *Plan) proxyMounts() []Mount {
@@ -160,7 +164,7 @@ func (pl *Plan) proxyMounts() []Mount {
 		}
 	}
 	dir := filepath.Join(pl.Host.instances(), pl.Instance, "proxy")
-	all = append(all, Mount{Kind: Bind, Source: dir, Dest: dir})
+	all = append(all, Mount{Kind: Bind, Source: dir, Dest: proxyDir})
 	return append(all, infoMounts(pl.Metadata)...)
 }
 
@@ -192,11 +196,10 @@ func (pl *Plan) proxyOptions(ft Features, fs *files, info *os.File) []string {
 // proxyRules are the proxy's own arguments.
 func (pl *Plan) proxyRules(fs *files, sync *os.File) []string {
 	rules := []string{"--fd=" + fs.add(sync)}
-	dir := filepath.Join(pl.Host.instances(), pl.Instance, "proxy")
-	rules = append(rules, pl.Host.SessionBus.Address, filepath.Join(dir, "session"))
+	rules = append(rules, pl.Host.SessionBus.Address, proxyDir+"/session")
 	rules = append(rules, pl.Session...)
 	if pl.SystemBus {
-		rules = append(rules, pl.Host.SystemBus.Address, filepath.Join(dir, "system"))
+		rules = append(rules, pl.Host.SystemBus.Address, proxyDir+"/system")
 		rules = append(rules, pl.System...)
 	}
 	return rules

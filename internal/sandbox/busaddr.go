@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 )
@@ -14,7 +16,24 @@ type BusAddress struct {
 	Address  string   // for xdg-dbus-proxy
 	Sockets  []string // paths of sockets that the proxy must see
 	Abstract bool     // an entry is an abstract socket
-	Network  bool     // an entry is not a UNIX socket
+	dials    []dial   // what each entry connects to
+}
+
+// dial is what net.Dial takes.
+type dial struct{ network, address string }
+
+// reach finds out whether anything listens at the address.
+func (a BusAddress) reach(ctx context.Context) error {
+	var d net.Dialer
+	var last error
+	for _, to := range a.dials {
+		c, err := d.DialContext(ctx, to.network, to.address)
+		if err == nil {
+			return c.Close()
+		}
+		last = err
+	}
+	return last
 }
 
 // ParseAddress reads a D-Bus address. Entries that only a server or nobody
@@ -46,14 +65,17 @@ func ParseAddress(raw, runtimeDir string) (BusAddress, error) {
 		switch {
 		case transport == "unix" && filepath.IsAbs(keys["path"]):
 			a.Sockets = append(a.Sockets, filepath.Clean(keys["path"]))
+			a.dials = append(a.dials, dial{"unix", keys["path"]})
 		case transport == "unix" && keys["abstract"] != "":
 			a.Abstract = true
+			a.dials = append(a.dials, dial{"unix", "@" + keys["abstract"]})
 		case transport == "unix" && keys["runtime"] == "yes":
 			path := filepath.Join(runtimeDir, "bus")
 			a.Sockets = append(a.Sockets, path)
+			a.dials = append(a.dials, dial{"unix", path})
 			entry = "unix:path=" + escapeAddress(path)
 		case transport == "tcp", transport == "nonce-tcp" && filepath.IsAbs(keys["noncefile"]):
-			a.Network = true
+			a.dials = append(a.dials, dial{"tcp", net.JoinHostPort(keys["host"], keys["port"])})
 			if f := keys["noncefile"]; f != "" {
 				a.Sockets = append(a.Sockets, filepath.Clean(f))
 			}

@@ -74,6 +74,10 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 		s.Warn("the app can reach an abstract X11 socket: %v", errNoScopes)
 	}
 
+	if err := pl.Host.SessionBus.reach(ctx); err != nil {
+		return 0, fmt.Errorf("the session bus does not answer: %w", err)
+	}
+
 	// The instance.
 	collect(pl.Host.instances())
 	if err := pl.makeDirs(); err != nil {
@@ -297,14 +301,18 @@ func (p *part) alive() bool {
 
 // kill ends bwrap and all that runs in it, and waits for bwrap.
 func (p *part) kill() {
+	// The child first. While it waits for --block-fd, bwrap has not yet bound
+	// its life to that of its parent, and it would wait for ever; and bwrap
+	// ends by itself after it. The child is the first process of its pid
+	// namespace: all others die with it.
 	if p.pidfd >= 0 {
-		// The first process of its pid namespace: all others die with it, and
-		// bwrap ends after it.
 		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-		select {
-		case <-p.ended:
-		case <-time.After(partWait):
-		}
+	} else {
+		p.eachChild(p.cmd.Process.Pid, func(pidfd int) { unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) })
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(time.Second):
 	}
 	p.cmd.Process.Kill()
 	<-p.ended
@@ -627,23 +635,30 @@ func (a *appPart) wait() (int, error) {
 // forward sends a signal to the program: the child of the sandbox's first
 // process, which is bwrap's own.
 func (a *appPart) forward(sig syscall.Signal) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", a.child, a.child))
-	if err != nil || !a.alive() {
-		return
+	if a.alive() {
+		a.eachChild(a.child, func(pidfd int) { unix.PidfdSendSignal(pidfd, sig, nil, 0) })
 	}
-	for _, field := range strings.Fields(string(data)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			continue
+}
+
+// eachChild calls f with a pidfd of every child of a process of ours.
+func (p *part) eachChild(parent int, f func(pidfd int)) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+	for _, task := range tasks {
+		data, _ := os.ReadFile(task)
+		for _, field := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				continue
+			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			// The number could be another process's by now.
+			if have, _, err := procStat(pid); err == nil && have == parent {
+				f(fd)
+			}
+			unix.Close(fd)
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		if parent, _, err := procStat(pid); err == nil && parent == a.child {
-			unix.PidfdSendSignal(fd, sig, nil, 0)
-		}
-		unix.Close(fd)
-		return
 	}
 }

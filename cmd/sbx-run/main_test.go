@@ -1,0 +1,326 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// asUser is set in the copy of the test that runs as an ordinary user.
+const asUser = "SBX_RUN_TEST_AS_USER"
+
+func TestMain(m *testing.M) {
+	if os.Getuid() == 0 && os.Getenv(asUser) == "" && strings.HasSuffix(filepath.Base(os.Args[0]), ".test") {
+		status, err := runAsUser()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "running the tests as an ordinary user:", err)
+			status = 1
+		}
+		os.Exit(status)
+	}
+	testscript.Main(m, map[string]func(){
+		"sbx-run": main,
+		"inside":  inside,
+		"bwrap":   brokenBwrap,
+	})
+}
+
+// runAsUser runs this test binary again, as an ordinary user with a home of
+// its own: users are not root, and root may do what they may not.
+func runAsUser() (int, error) {
+	uid, gid := 54321, 54321
+	passwd, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.SplitSeq(string(passwd), "\n") {
+		f := strings.Split(line, ":")
+		if len(f) < 7 {
+			continue
+		}
+		u, err1 := strconv.Atoi(f[2])
+		g, err2 := strconv.Atoi(f[3])
+		if err1 == nil && err2 == nil && u >= 1000 && u < 60000 {
+			uid, gid = u, g
+			break
+		}
+	}
+	dir, err := os.MkdirTemp("", "sbx-run-test")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	exe, err := os.Executable()
+	if err != nil {
+		return 1, err
+	}
+	if err := copyFile(exe, filepath.Join(dir, "sbx-run.test")); err != nil {
+		return 1, err
+	}
+	if err := os.CopyFS(filepath.Join(dir, "testdata"), os.DirFS("testdata")); err != nil {
+		return 1, err
+	}
+	for _, d := range []string{"", "tmp", "home"} {
+		d = filepath.Join(dir, d)
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return 1, err
+		}
+		if err := os.Chmod(d, 0o755); err != nil {
+			return 1, err
+		}
+		if err := os.Chown(d, uid, gid); err != nil {
+			return 1, err
+		}
+	}
+	// The go command's own files are root's.
+	args := slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return strings.HasPrefix(a, "-test.testlogfile=") })
+	cmd := exec.Command(filepath.Join(dir, "sbx-run.test"), args...)
+	cmd.Dir = dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), asUser+"=1", "HOME="+filepath.Join(dir, "home"), "TMPDIR="+filepath.Join(dir, "tmp"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	err = cmd.Run()
+	if cmd.ProcessState == nil {
+		return 1, err
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// TestScripts runs testdata/*.txt. Each script has a session of its own: a
+// home, a runtime directory and a private bus. BIN is the directory of the
+// test's own programs, TOOLS a PATH without them.
+func TestScripts(t *testing.T) {
+	bin, err := exec.LookPath("inside")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin = filepath.Dir(bin)
+	tools := strings.TrimPrefix(os.Getenv("PATH"), bin+":")
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			// bwrap is replaced only by the scripts that ask for it.
+			path := filepath.Join(e.WorkDir, ".bin")
+			if err := os.Mkdir(path, 0o755); err != nil {
+				return err
+			}
+			for _, name := range []string{"sbx-run", "inside"} {
+				if err := os.Link(filepath.Join(bin, name), filepath.Join(path, name)); err != nil {
+					return err
+				}
+			}
+			e.Setenv("BIN", path)
+			e.Setenv("BROKEN", bin)
+			e.Setenv("PATH", path+":"+tools)
+			e.Setenv("TOOLS", tools)
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "run"))
+			e.Setenv("XDG_CONFIG_HOME", "")
+			for _, dir := range []string{"home", "run"} {
+				dir = filepath.Join(e.WorkDir, dir)
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					return err
+				}
+				if err := os.Chmod(dir, 0o700); err != nil { // the script has files in it
+					return err
+				}
+			}
+			if u, err := user.Current(); err == nil {
+				e.Setenv("USER", u.Username)
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"startbus":   startBus,
+			"status":     status,
+			"gone":       gone,
+			"eventually": eventually,
+			"listen":     listen,
+			"killed":     killed,
+		},
+	})
+}
+
+// startbus [ADDRESS]: starts a private bus, at $XDG_RUNTIME_DIR/bus unless told
+// otherwise.
+func startBus(ts *testscript.TestScript, neg bool, args []string) {
+	address := "unix:path=" + ts.Getenv("XDG_RUNTIME_DIR") + "/bus"
+	if len(args) > 0 {
+		address = args[0]
+	}
+	config := ts.MkAbs("bus.conf")
+	ts.Check(os.WriteFile(config, []byte(`<busconfig><type>session</type><listen>`+address+`</listen>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`), 0o600))
+	cmd := exec.Command("dbus-daemon", "--config-file="+config, "--nofork", "--nopidfile", "--print-address")
+	cmd.Env = []string{"PATH=" + ts.Getenv("TOOLS")}
+	cmd.Stderr = ts.Stderr()
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n') // it listens now
+	ts.Check(err)
+	ts.Setenv("DBUS_SESSION_BUS_ADDRESS", strings.TrimSpace(line))
+}
+
+// status N PROGRAM [ARG…]: the program ends with this exit status.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := err.(*exec.ExitError); ok {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// gone TEXT: within a while no process of ours has TEXT in its command line or
+// environment.
+func gone(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() string { return processWith(args[0]) })
+}
+
+// eventually FILE [TEXT]: within a while the file exists, with the text in it.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() string {
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err != nil {
+			return err.Error()
+		}
+		if len(args) > 1 && !strings.Contains(string(data), args[1]) {
+			return fmt.Sprintf("%s: %q", args[0], data)
+		}
+		return ""
+	})
+}
+
+// wait polls: neither the end of another's process nor a file written by one
+// is an event for us.
+func wait(ts *testscript.TestScript, problem func() string) {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		p := problem()
+		if p == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s", p)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func processWith(text string) string {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range all {
+		for _, name := range []string{"cmdline", "environ"} {
+			data, _ := os.ReadFile(dir + "/" + name)
+			if strings.Contains(string(data), text) && dir != fmt.Sprintf("/proc/%d", os.Getpid()) {
+				return fmt.Sprintf("%s still runs: %q", dir, data)
+			}
+		}
+	}
+	return ""
+}
+
+// killed NAME SIGNAL: sends a signal to a background program of the script.
+func killed(ts *testscript.TestScript, neg bool, args []string) {
+	sig := map[string]os.Signal{"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1}[args[0]]
+	for _, cmd := range ts.BackgroundCmds() {
+		ts.Check(cmd.Process.Signal(sig))
+	}
+}
+
+// listen ADDRESS: a socket that accepts, at a path or at @NAME.
+func listen(ts *testscript.TestScript, neg bool, args []string) {
+	path := args[0]
+	if !strings.HasPrefix(path, "@") {
+		path = ts.MkAbs(path)
+		ts.Check(os.MkdirAll(filepath.Dir(path), 0o700))
+	}
+	l, err := net.Listen("unix", path)
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+}
+
+// brokenBwrap is a bwrap that loses options and otherwise does what the real
+// one does. A file "drop" beside it says which: lines of "app" or "proxy", the
+// option, the number of its arguments.
+func brokenBwrap() {
+	exe, _ := os.Executable()
+	config, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "drop"))
+	if err != nil {
+		fatal(err)
+	}
+	args := os.Args[1:]
+	if len(args) > 2 && args[0] == "--args" {
+		data, err := os.ReadFile("/proc/self/fd/" + args[1])
+		if err != nil {
+			fatal(err)
+		}
+		options := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
+		who := "app"
+		if strings.Contains(strings.Join(args, " "), "xdg-dbus-proxy") {
+			who = "proxy"
+		}
+		for line := range strings.SplitSeq(string(config), "\n") {
+			f := strings.Fields(line)
+			if len(f) < 3 || f[0] != who {
+				continue
+			}
+			n, err := strconv.Atoi(f[2])
+			if err != nil {
+				fatal(err)
+			}
+			for i := slices.Index(options, f[1]); i >= 0; i = slices.Index(options, f[1]) {
+				options = slices.Delete(options, i, i+1+n)
+			}
+		}
+		args = append(options, args[2:]...)
+	}
+	real, err := exec.LookPath("/usr/bin/bwrap")
+	if err != nil {
+		fatal(err)
+	}
+	fatal(syscall.Exec(real, append([]string{"bwrap"}, args...), os.Environ()))
+}
+
+func fatal(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
