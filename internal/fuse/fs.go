@@ -29,6 +29,7 @@ type filesystem struct {
 	handles handleTable
 	temps   tempFiles
 	locks   lockTable
+	calls   callTable
 	uid     uint32
 	gid     uint32
 	umask   uint32 // the process's, which the kernel applies to what is created
@@ -93,16 +94,25 @@ func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Err
 	return fs.resolve(n, s)
 }
 
+// base is openBase, and notes what kind of file system that is.
+func (fs *filesystem) base(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
+	d, st, errno := openBase(doc)
+	if errno == 0 {
+		fs.calls.learn(d.fd, deviceOf(st))
+	}
+	return d, st, errno
+}
+
 // resolve is descriptor by way of the place alone.
 func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno) {
 	var d *descriptor
 	var key identity
 	switch n.kind {
 	case kindDoc:
-		d, _, errno := openBase(s.doc)
+		d, _, errno := fs.base(s.doc)
 		return d, errno
 	case kindTop:
-		base, st, errno := openBase(s.doc)
+		base, st, errno := fs.base(s.doc)
 		if errno != 0 {
 			return nil, errno
 		}
@@ -196,7 +206,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.
 		if name != s.doc.Name {
 			return syscall.ENOENT
 		}
-		base, st, errno := openBase(s.doc)
+		base, st, errno := fs.base(s.doc)
 		if errno != 0 {
 			return errno
 		}
@@ -206,7 +216,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.
 		if hidden == "" {
 			return syscall.ENOENT
 		}
-		base, _, errno := openBase(s.doc)
+		base, _, errno := fs.base(s.doc)
 		if errno != 0 {
 			return errno
 		}
@@ -245,6 +255,9 @@ func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descri
 	defer d.put()
 	if key.dev == fs.dev.Load() || k == kindFile && key.typ != unix.S_IFREG {
 		return syscall.ENOENT
+	}
+	if n.key.dev != key.dev {
+		fs.calls.learn(d.fd, key.dev)
 	}
 	child := fs.nodes.look(n.view, k, n, name, key)
 	fs.cache.add(child, d)

@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv("DOCPORTAL_TEST_CROWD"); p != "" {
 		os.Exit(lockCrowd(p))
 	}
+	if p := os.Getenv("DOCPORTAL_TEST_READS"); p != "" {
+		os.Exit(readCrowd(p))
+	}
 	if os.Getuid() == 0 {
 		os.Exit(asUser())
 	}
@@ -336,3 +339,5 @@ func mincore(b, vec []byte) error {
 	}
 	return nil
 }
+
+func ptr(b []byte) unsafe.Pointer { return unsafe.Pointer(&b[0]) }

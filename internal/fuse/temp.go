@@ -170,7 +170,7 @@ func (v *docView) mainMade() {
 
 // createInDocument is Create in the directory of a file document.
 func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) syscall.Errno {
-	base, _, errno := openBase(s.doc)
+	base, _, errno := fs.base(s.doc)
 	if errno != 0 {
 		return errno
 	}
@@ -212,7 +212,7 @@ func (fs *filesystem) mknodInDocument(n *node, s *docState, mode uint32, name st
 
 // unlinkInDocument is Unlink there.
 func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscall.Errno {
-	base, _, errno := openBase(s.doc)
+	base, _, errno := fs.base(s.doc)
 	if errno != 0 {
 		return errno
 	}
@@ -245,7 +245,7 @@ func isRegular(dir int, name string) bool {
 // renameInDocument is Rename there: between the main file and temp files it is
 // a rename on the host, between temp files one in the view.
 func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName string, flags uint32) syscall.Errno {
-	base, _, errno := openBase(s.doc)
+	base, _, errno := fs.base(s.doc)
 	if errno != 0 {
 		return errno
 	}

@@ -173,15 +173,17 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if dir != nil {
 		defer dir.put()
 	}
+	// Out of a document there is another file system, whatever may be done
+	// there: who gets EXDEV copies instead.
+	if to := fs.nodes.get(in.Newdir); to != nil && to.view != from.view {
+		return status(syscall.EXDEV)
+	}
 	to, _, newDir, errno := fs.target(in.Newdir, newName)
 	if errno != 0 {
 		return status(errno)
 	}
 	if newDir != nil {
 		defer newDir.put()
-	}
-	if from.view != to.view {
-		return status(syscall.EXDEV)
 	}
 	switch in.Flags {
 	case 0, unix.RENAME_NOREPLACE, unix.RENAME_EXCHANGE:

@@ -152,10 +152,10 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	server, err := gofuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(fd), &gofuse.MountOptions{
+	server, err := gofuse.NewServer(limited{fs}, "/dev/fd/"+strconv.Itoa(fd), &gofuse.MountOptions{
 		FsName:               "portal",
 		Name:                 "portal",
-		MaxBackground:        64,
+		MaxBackground:        maxBackground,
 		MaxWrite:             maxWrite,
 		DisableReadDirPlus:   true,
 		EnableLocks:          true,
@@ -203,6 +203,11 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 	}
 	return v, nil
 }
+
+// maxBackground is how many requests the kernel sends for which no program
+// waits, such as reading ahead. Those on a file system that hangs count too,
+// so it must be more than can hang.
+const maxBackground = 4096
 
 // pollName is a name that go-fuse answers for itself in the root.
 const pollName = ".go-fuse-epoll-hack"

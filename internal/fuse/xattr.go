@@ -172,6 +172,10 @@ func (fs *filesystem) changeXAttr(id uint64, name string, change func(path strin
 		return syscall.EOPNOTSUPP
 	case name == hostPathAttr, n.kind == kindDoc, n.key.typ == unix.S_IFLNK:
 		return syscall.EPERM
+	case n.kind == kindFile:
+		// A file document is the data of one file; attributes are a directory
+		// document's, and clients expect to be refused.
+		return syscall.EPERM
 	}
 	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
