@@ -229,7 +229,11 @@ func TestMetadataInARealSandbox(t *testing.T) {
 			}
 			pid := sandbox(t, contents, test.args...)
 			for _, trust := range []bool{false, true} {
+				begin := time.Now()
 				c, err := resolve(t, busOf(pid, true), Options{TrustUserns: trust})
+				if d := time.Since(begin); d > readTimeout/2 {
+					t.Errorf("answered after %v, not at once", d)
+				}
 				switch {
 				case trust && test.name == "no metadata at all":
 					if err != nil || !c.IsHost() {
@@ -242,6 +246,25 @@ func TestMetadataInARealSandbox(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAFIFOWithGoodMetadataInItIsRefused(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(goodInfo); err != nil {
+		t.Fatal(err)
+	}
+	pid := sandbox(t, nil, "--bind", fifo, "/.flatpak-info")
+	if c, err := resolve(t, busOf(pid, true), Options{}); err == nil || !strings.Contains(err.Error(), "regular") {
+		t.Errorf("%+v, %v, want a refusal: not a regular file", c, err)
 	}
 }
 
