@@ -309,3 +309,40 @@ func TestJournalLinesOfOthersAreIgnored(t *testing.T) {
 		t.Errorf("%+v %+v, want %+v %+v", got, got.doc, want, want.doc)
 	}
 }
+
+func TestFileDocumentsHaveNoAttributesToSet(t *testing.T) {
+	r := newRig(t)
+	host := r.fileDoc("f1", "text")
+	for _, name := range []string{"file.txt", "temp"} {
+		p := r.in(testApp, "f1", name)
+		h, err := os.OpenFile(p, os.O_CREATE|os.O_WRONLY, 0o600)
+		must(t, err)
+		h.Close()
+		wantErr(t, "setxattr "+name, unix.Setxattr(p, "user.x", []byte("y"), 0), syscall.EPERM)
+		wantErr(t, "removexattr "+name, unix.Removexattr(p, "user.x"), syscall.EPERM)
+	}
+	if n, err := unix.Listxattr(host, nil); err == nil && n != 0 {
+		t.Errorf("the host's file has %d bytes of attribute names", n)
+	}
+}
+
+func TestARenameOutOfADocumentIsEXDEV(t *testing.T) {
+	r := newRig(t)
+	host := r.fileDoc("f1", "text")
+	r.fileDoc("f2", "other")
+	r.dirDoc("d1")
+	r.docs.grant(testApp, "d1", Access{Read: true})
+	from := r.in(testApp, "f1", "file.txt")
+	for what, to := range map[string]string{
+		"the app's directory":          r.in(testApp, "file.txt"),
+		"the list of apps":             r.in("", "by-app", "no-app"),
+		"the root":                     r.in("", "file.txt"),
+		"the same document, otherwise": r.in("", "f1", "other.txt"),
+		"another document":             r.in(testApp, "f2", "file.txt"),
+		"a directory document":         r.in(testApp, "d1", "tree", "new"),
+		"beside a directory document":  r.in(testApp, "d1", "new"),
+	} {
+		wantErr(t, "to "+what, os.Rename(from, to), syscall.EXDEV)
+	}
+	wantContent(t, host, "text")
+}
