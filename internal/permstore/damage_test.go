@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // many puts n entries of several tables into a store, in several transactions
@@ -366,4 +368,47 @@ func TestTheCopyBringsNothingDeletedBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The last copy is taken at an orderly end with changes, of a whole file only.
+func TestTheLastCopyIsGood(t *testing.T) {
+	dir := t.TempDir()
+	read := func() []byte {
+		b, err := os.ReadFile(filepath.Join(dir, copyName))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return b
+	}
+	s := open(t, dir, Options{})
+	must(t, s.Close())
+	if read() != nil {
+		t.Error("a copy of nothing")
+	}
+	s = open(t, dir, Options{})
+	put(t, s, "t", "1", Entry{Data: nothing})
+	must(t, s.Close())
+	first := read()
+	if v, err := salvageFile(openFile(t, filepath.Join(dir, copyName))); err != nil || len(v.entries) != 1 || len(v.holes) > 0 {
+		t.Errorf("the copy has %v, %v", v, err)
+	}
+	s = open(t, dir, Options{})
+	put(t, s, "t", "2", Entry{Data: nothing})
+	must(t, s.maintain(func() error {
+		return s.file.db.Update(func(b *bolt.Tx) error {
+			return b.Bucket(bucketEntries).Put(entryKey("t", "1"), []byte("no record"))
+		})
+	}))
+	must(t, s.Close())
+	if !bytes.Equal(read(), first) {
+		t.Error("the good copy was replaced")
+	}
+}
+
+func openFile(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
 }
