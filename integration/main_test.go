@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,52 +25,11 @@ func TestMain(m *testing.M) {
 	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
 		os.Exit(m.Run())
 	}
-	code, err := runStaged()
+	code, err := session.Staged("..")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
-}
-
-func runStaged() (int, error) {
-	dir, err := os.MkdirTemp("/tmp", "docportal-stage-")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return 1, err
-	}
-	stage := exec.Command("../scripts/stage", dir)
-	stage.Stderr = os.Stderr
-	if err := stage.Run(); err != nil {
-		return 1, fmt.Errorf("scripts/stage: %w", err)
-	}
-	user, err := exec.Command("../scripts/test-user").Output()
-	if err != nil {
-		return 1, fmt.Errorf("scripts/test-user: %w", err)
-	}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return 1, err
-	}
-	program := filepath.Join(dir, "integration.test")
-	if err := os.WriteFile(program, self, 0o755); err != nil {
-		return 1, err
-	}
-	args := append([]string{strings.TrimSpace(string(user)), program}, os.Args[1:]...)
-	cmd := exec.Command(filepath.Join(dir, "libexec/asuser"), args...)
-	cmd.Env = append(os.Environ(), "DOCPORTAL_STAGE="+dir)
-	cmd.Dir = dir
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err = cmd.Run()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return exit.ExitCode(), nil
-	}
-	if err != nil {
-		return 1, err
-	}
-	return 0, nil
 }
 
 // start starts a session that ends with the test, which fails if the session
