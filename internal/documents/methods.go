@@ -312,15 +312,14 @@ func (s *Service) listDocuments(_ context.Context, c *bus.Call) ([]any, error) {
 	if app != "" && !appid.Valid(app) {
 		return nil, bus.InvalidArgument("not an app id: %q", app)
 	}
-	docs, err := s.list(app)
+	out := make(map[string][]byte)
+	err := s.each(app, func(id string, load func() *document) {
+		if d := load(); d != nil && (app == "" || len(d.words[app]) > 0) {
+			out[id] = pathValue(d.rec.path)
+		}
+	})
 	if err != nil {
 		return nil, err
-	}
-	out := make(map[string][]byte, len(docs))
-	for _, d := range docs {
-		if app == "" || len(d.words[app]) > 0 {
-			out[d.id] = pathValue(d.rec.path)
-		}
 	}
 	return []any{out}, nil
 }

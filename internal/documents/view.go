@@ -1,6 +1,7 @@
 package documents
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -35,22 +36,26 @@ func (s *Service) Document(app, id string) (*fuse.Document, fuse.Access, bool) {
 
 // List implements fuse.Documents.
 func (s *Service) List(app string) []string {
-	docs, err := s.list(app)
+	var ids []string
+	err := s.each(app, func(id string, load func() *document) {
+		// The host sees them all: to look at each is not needed, and there may
+		// be many. An entry that is no document is not found when looked up.
+		if app == "" {
+			ids = append(ids, id)
+		} else if d := load(); d != nil && d.can(app).has(permRead) {
+			ids = append(ids, id)
+		}
+	})
 	if err != nil {
 		s.log.Warn("store cannot be read", "reason", err)
 	}
-	var ids []string
-	for _, d := range docs {
-		if app == "" || d.can(app).has(permRead) {
-			ids = append(ids, d.id)
-		}
-	}
+	slices.Sort(ids)
 	return ids
 }
 
-// list returns the live documents, all or those whose permissions name app,
-// sorted by id.
-func (s *Service) list(app string) ([]*document, error) {
+// each calls yield for the id of each document, all or those whose permissions
+// name app, in no order. load gives the document, nil if it is none.
+func (s *Service) each(app string, yield func(id string, load func() *document)) error {
 	var docs []*document
 	s.mu.RLock()
 	if app == "" {
@@ -61,36 +66,34 @@ func (s *Service) list(app string) ([]*document, error) {
 		}
 	}
 	s.mu.RUnlock()
-	store, err := s.o.Store()
-	if err == nil {
-		err = store.View(func(tx *permstore.Tx) error {
-			var err error
-			add := func(id string) bool {
-				var d *document
-				if d, err = load(tx, id); d != nil {
-					docs = append(docs, d)
-				}
-				return err == nil
-			}
-			var e error
-			if app == "" {
-				e = tx.IDs(table, add)
-			} else {
-				e = tx.Find(table, indexApp, []byte(app), add)
-			}
-			if e != nil {
-				return e
-			}
-			return err
-		})
+	for _, d := range docs {
+		yield(d.id, func() *document { return d })
 	}
-	slices.SortFunc(docs, func(a, b *document) int {
-		if a.id < b.id {
-			return -1
+	store, err := s.o.Store()
+	if err != nil {
+		return err
+	}
+	return store.View(func(tx *permstore.Tx) error {
+		var failed error
+		visit := func(id string) bool {
+			if validID(id) {
+				yield(id, func() *document {
+					d, err := load(tx, id)
+					if err != nil {
+						failed = err
+					}
+					return d
+				})
+			}
+			return failed == nil
 		}
-		return 1
+		if app == "" {
+			err = tx.IDs(table, visit)
+		} else {
+			err = tx.Find(table, indexApp, []byte(app), visit)
+		}
+		return cmp.Or(failed, err)
 	})
-	return docs, err
 }
 
 // Apps implements fuse.Documents: the apps that may read some document and
