@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -177,15 +176,13 @@ func memory(a, b *session.Session) error {
 		return err
 	}
 	fmt.Printf("\nIdle memory, PSS, %v after GetMountPoint\n", idle)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tMiB\t")
+	fmt.Printf(tableRow, "", "MiB", "", "")
 	for _, row := range []struct {
 		name string
 		kib  int
 	}{{"docportal", ours}, {"xdg-document-portal", theirs}, {"xdg-permission-store", store}, {"both", theirs + store}} {
-		fmt.Fprintf(w, "%s\t%.1f\t\n", row.name, float64(row.kib)/1024)
+		fmt.Printf(tableRow, row.name, fmt.Sprintf("%.1f", float64(row.kib)/1024), "", "")
 	}
-	w.Flush()
 	verdict(fmt.Sprintf("docportal ≤ %d MiB", mostMemory>>10), ours <= mostMemory)
 	return nil
 }

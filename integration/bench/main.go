@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,19 +79,20 @@ func (c *column) median() time.Duration {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
+// tableRow is a row of a table: a name and three figures.
+const tableRow = "  %-42s %10s %8s %8s\n"
+
 // printTimes prints one row for each column: what, median, least and most.
 func printTimes(title string, columns ...*column) {
 	fmt.Printf("\n%s\n", title)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tmedian ms\tleast\tmost\t")
+	fmt.Printf(tableRow, "", "median ms", "least", "most")
 	for _, c := range columns {
 		if len(c.times) == 0 {
-			fmt.Fprintf(w, "%s\tnot available: %s\t\t\t\n", c.name, c.note)
+			fmt.Printf(tableRow, c.name, "-", "-", "-  ("+c.note+")")
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", c.name, ms(c.median()), ms(slices.Min(c.times)), ms(slices.Max(c.times)))
+		fmt.Printf(tableRow, c.name, ms(c.median()), ms(slices.Min(c.times)), ms(slices.Max(c.times)))
 	}
-	w.Flush()
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }

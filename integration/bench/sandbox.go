@@ -9,9 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"docportal/integration/bwrapargs"
@@ -114,6 +114,8 @@ func toFirstInstruction(s *session.Session, cmd *exec.Cmd) (time.Duration, error
 	if err := s.Start(cmd); err != nil {
 		return 0, err
 	}
+	stuck := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	defer stuck.Stop()
 	if err := cmd.Wait(); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, errs.String())
 	}
@@ -225,14 +227,14 @@ func startProxy(s *session.Session, r bwrapargs.Record) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	stuck := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	defer stuck.Stop()
 	var b [1]byte
 	_, err = io.ReadFull(ready, b[:])
 	d := now() - before
 	// It ends when its descriptor is closed.
 	ready.Close()
-	limit := time.AfterFunc(5*time.Second, func() { cmd.Process.Signal(syscall.SIGKILL) })
 	werr := cmd.Wait()
-	limit.Stop()
 	for _, path := range sockets {
 		os.Remove(path)
 	}
@@ -247,18 +249,18 @@ func startProxy(s *session.Session, r bwrapargs.Record) (time.Duration, error) {
 func proxyArgs(r bwrapargs.Record) (args []byte, sockets []string, err error) {
 	var words []string
 	for _, a := range r.Plan.Command[1:] {
-		switch name, value, _ := strings.Cut(a, "="); name {
-		case "--fd":
-		case "--args":
-			n, err := strconv.Atoi(value)
-			if err != nil {
-				return nil, nil, err
-			}
-			words = append(words, strings.Split(strings.TrimSuffix(string(r.FDs[n].Data), "\x00"), "\x00")...)
-		default:
+		value, ok := strings.CutPrefix(a, "--args=")
+		if !ok {
 			words = append(words, a)
+			continue
 		}
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return nil, nil, err
+		}
+		words = append(words, strings.Split(strings.TrimSuffix(string(r.FDs[n].Data), "\x00"), "\x00")...)
 	}
+	words = slices.DeleteFunc(words, func(w string) bool { return strings.HasPrefix(w, "--fd=") })
 	for i := range words {
 		// ADDRESS PATH: a path follows an address.
 		if i > 0 && strings.HasPrefix(words[i], "/") && strings.Contains(words[i-1], ":") {
