@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -280,7 +281,8 @@ func listen(ts *testscript.TestScript, neg bool, args []string) {
 
 // brokenBwrap is a bwrap that loses options and otherwise does what the real
 // one does. A file "drop" beside it says which: lines of "app" or "proxy", the
-// option, the number of its arguments.
+// option, the number of its arguments; or "help" and an option that it no
+// longer says it has.
 func brokenBwrap() {
 	exe, _ := os.Executable()
 	config, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "drop"))
@@ -288,6 +290,18 @@ func brokenBwrap() {
 		fatal(err)
 	}
 	args := os.Args[1:]
+	if slices.Equal(args, []string{"--help"}) {
+		out, err := exec.Command(realBwrap(), args...).Output()
+		if err != nil {
+			fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) == 0 || !strings.Contains(string(config), "help "+f[0]+"\n") {
+				fmt.Print(line)
+			}
+		}
+		os.Exit(0)
+	}
 	if len(args) > 2 && args[0] == "--args" {
 		data, err := os.ReadFile("/proc/self/fd/" + args[1])
 		if err != nil {
@@ -313,11 +327,19 @@ func brokenBwrap() {
 		}
 		args = append(options, args[2:]...)
 	}
-	real, err := exec.LookPath("/usr/bin/bwrap")
-	if err != nil {
-		fatal(err)
+	fatal(syscall.Exec(realBwrap(), append([]string{"bwrap"}, args...), os.Environ()))
+}
+
+// realBwrap is the one of the system: sbx-run starts the stand-in without a
+// PATH to look in.
+func realBwrap() string {
+	for _, dir := range []string{"/usr/local/bin", "/usr/bin", "/bin"} {
+		if path, err := exec.LookPath(dir + "/bwrap"); err == nil {
+			return path
+		}
 	}
-	fatal(syscall.Exec(real, append([]string{"bwrap"}, args...), os.Environ()))
+	fatal(errors.New("no bwrap"))
+	return ""
 }
 
 func fatal(err error) {

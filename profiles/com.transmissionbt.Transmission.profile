@@ -1,0 +1,7 @@
+[Application]
+name=com.transmissionbt.Transmission
+command=transmission-gtk;transmission-qt;
+[Context]
+shared=network;
+sockets=wayland;fallback-x11;
+devices=dri;

@@ -1,0 +1,11 @@
+[Application]
+name=org.mozilla.Thunderbird
+command=thunderbird;
+[Context]
+shared=network;
+sockets=wayland;fallback-x11;pulseaudio;
+devices=dri;
+filesystems=~/.thunderbird:create;
+features=userns;
+[Session Bus Policy]
+org.freedesktop.Notifications=talk
