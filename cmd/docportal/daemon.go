@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type timeouts struct {
 	store   time.Duration // an instance that is going, to let go of the store
 	replace time.Duration // the same if it was told to go
 	refused time.Duration // without calls, where the documents are another bus's
+	rest    time.Duration // after calls, until their memory is given back
 	calls   time.Duration // at the end, calls that came for the names
 }
 
@@ -34,6 +36,7 @@ var usual = timeouts{
 	store:   time.Second,
 	replace: 3 * time.Second,
 	refused: 10 * time.Second,
+	rest:    2 * time.Second,
 	calls:   500 * time.Millisecond,
 }
 
@@ -117,8 +120,13 @@ func (d *daemon) serve(ctx context.Context) error {
 	} else {
 		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
 	}
+	// Once after the start, and after calls, what they needed is given back.
+	rest := time.After(d.timeouts.rest)
 	for {
 		select {
+		case <-rest:
+			rest = nil
+			debug.FreeOSMemory()
 		case <-ctx.Done():
 			d.log.Info("ending")
 			return nil
@@ -131,6 +139,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		case <-d.called:
 			if refused {
 				idle = time.After(d.timeouts.refused)
+			}
+			if rest == nil {
+				rest = time.After(d.timeouts.rest)
 			}
 		case <-idle:
 			d.log.Info("no calls to refuse any more")
