@@ -488,3 +488,18 @@ func TestBindsForDocportal(t *testing.T) {
 		}
 	}
 }
+
+func TestReservedPathUnderAnotherNameIsRefused(t *testing.T) {
+	h := testHost(t)
+	l, err := net.Listen("unix", h.SessionBus.Sockets[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Link(h.SessionBus.Sockets[0], h.Home+"/innocent"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan(t, h, "[Context]\nfilesystems=~/innocent\n"); err == nil || !strings.Contains(err.Error(), "never inside a sandbox: a message bus") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -562,8 +562,14 @@ func (a *appPart) compare(pl *Plan) error {
 		return err
 	}
 	defer unix.Close(root)
-	for i, m := range pl.Mounts {
-		if m.file == nil || covered(pl.Mounts[i+1:], m.Dest) {
+	return compareMounts(root, pl.Mounts)
+}
+
+// compareMounts checks that below root, a descriptor of a sandbox's root
+// directory, there is what had been opened before.
+func compareMounts(root int, mounts []Mount) error {
+	for i, m := range mounts {
+		if m.file == nil || covered(mounts[i+1:], m.Dest) {
 			continue
 		}
 		fd, err := unix.Openat2(root, m.Dest, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
