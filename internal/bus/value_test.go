@@ -357,3 +357,13 @@ func TestWhatWeSendIsWhatGodbusReads(t *testing.T) {
 		t.Errorf("body: %v", m.Body)
 	}
 }
+
+func TestAnElementDoesNotReachPastItsArray(t *testing.T) {
+	short := []byte{5, 0, 0, 0, 1, 0, 0, 0, 'x', 0} // the string takes 6 bytes
+	if v, err := readValue(binary.LittleEndian, "as", short); err == nil {
+		t.Errorf("as: %v", v)
+	}
+	if args, err := decodeBody(binary.LittleEndian, "as", short); err == nil {
+		t.Errorf("as: %v", args)
+	}
+}
