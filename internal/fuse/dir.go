@@ -30,8 +30,9 @@ func (fs *filesystem) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *go
 		return status(syscall.ESTALE)
 	}
 	if n.view == nil {
-		out.Fh = fs.register(n, nil, int(in.Flags), new(stream)).id
-		return gofuse.OK
+		fh, errno := fs.register(n, nil, int(in.Flags), new(stream))
+		out.Fh = fh
+		return status(errno)
 	}
 	s, errno := fs.visible(n)
 	if errno != 0 {
@@ -43,20 +44,20 @@ func (fs *filesystem) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *go
 	}
 	defer d.put()
 	if n.kind == kindDoc && s.doc.Directory {
-		out.Fh = fs.register(n, nil, int(in.Flags), new(stream)).id
-		return gofuse.OK
+		out.Fh, errno = fs.register(n, nil, int(in.Flags), new(stream))
+		return status(errno)
 	}
 	if n.kind == kindDoc {
 		// The listing is the view's; the descriptor is for fsync.
-		out.Fh = fs.register(n, d.get(), int(in.Flags), new(stream)).id
-		return gofuse.OK
+		out.Fh, errno = fs.register(n, d.get(), int(in.Flags), new(stream))
+		return status(errno)
 	}
 	fd, errno := reopen(d.fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errno != 0 {
 		return status(errno)
 	}
-	out.Fh = fs.register(n, newDescriptor(fd), int(in.Flags), new(stream)).id
-	return gofuse.OK
+	out.Fh, errno = fs.register(n, newDescriptor(fd), int(in.Flags), new(stream))
+	return status(errno)
 }
 
 // ReleaseDir closes a directory.

@@ -51,8 +51,8 @@ func (fs *filesystem) opened(n *node, fd int, flags uint32, out *gofuse.OpenOut)
 	if fs.nodes.unchanged(n, st) {
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
 	}
-	out.Fh = fs.register(n, newDescriptor(fd), int(flags), nil).id
-	return 0
+	out.Fh, errno = fs.register(n, newDescriptor(fd), int(flags), nil)
+	return errno
 }
 
 // Create makes and opens a file, or opens the one that is there after all:

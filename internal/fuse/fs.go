@@ -50,6 +50,8 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *fi
 	}
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = 1 << 40
+	fs.handles.limit = handleLimit()
+	fs.temps.grace = tempGrace
 	return fs
 }
 
@@ -579,9 +581,21 @@ type handle struct {
 
 // handleTable holds the open handles.
 type handleTable struct {
-	mu   sync.RWMutex
-	byID map[uint64]*handle
-	next uint64
+	mu    sync.RWMutex
+	byID  map[uint64]*handle
+	next  uint64
+	byApp map[string]int // how many
+	limit int            // for each app
+}
+
+// handleLimit is how many files one app may have open: it must not use up the
+// descriptors that the others need.
+func handleLimit() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 512
+	}
+	return int(min(l.Cur/2, 1<<20))
 }
 
 func (t *handleTable) get(id uint64) *handle {
@@ -614,28 +628,47 @@ func (t *handleTable) use(id uint64) *handle {
 	return h
 }
 
-func (t *handleTable) add(h *handle) {
+// add enters h, unless its app has too many already.
+func (t *handleTable) add(h *handle) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.byApp == nil {
+		t.byApp = make(map[string]int)
+	}
+	if t.byApp[h.n.app] >= t.limit {
+		return false
+	}
+	t.byApp[h.n.app]++
 	t.next++
 	h.id = t.next
 	t.byID[h.id] = h
+	return true
 }
 
 func (t *handleTable) remove(id uint64) *handle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.byID[id]
-	delete(t.byID, id)
+	if h != nil {
+		delete(t.byID, id)
+		if t.byApp[h.n.app]--; t.byApp[h.n.app] == 0 {
+			delete(t.byApp, h.n.app)
+		}
+	}
 	return h
 }
 
-// register enters a handle that owns d.
-func (fs *filesystem) register(n *node, d *descriptor, flags int, dir *stream) *handle {
+// register makes a handle that owns d and returns its id.
+func (fs *filesystem) register(n *node, d *descriptor, flags int, dir *stream) (uint64, syscall.Errno) {
 	h := &handle{n: n, d: d, flags: flags, dir: dir}
-	fs.handles.add(h)
+	// The node first: it stays for its handles.
 	fs.nodes.addHandle(n, h)
-	return h
+	if !fs.handles.add(h) {
+		fs.nodes.removeHandle(n, h)
+		d.put()
+		return 0, syscall.ENFILE
+	}
+	return h.id, 0
 }
 
 // unregister closes the handle id.

@@ -331,7 +331,12 @@ func (t *table) open(n *node) *descriptor {
 	if len(n.handles) == 0 {
 		return nil
 	}
-	return n.handles[0].d.get()
+	for _, h := range n.handles {
+		if h.d != nil {
+			return h.d.get()
+		}
+	}
+	return nil
 }
 
 // unchanged notes what the file n looks like, and reports whether it is as it

@@ -43,6 +43,7 @@ type tempFiles struct {
 	live    map[string]struct{} // by hidden name
 	journal *journal            // nil if nobody keeps one
 	timer   *time.Timer
+	grace   time.Duration // tempGrace
 	closed  bool
 }
 
@@ -352,7 +353,7 @@ func (t *tempFiles) sweepLater(fs *filesystem) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.timer == nil && !t.closed {
-		t.timer = time.AfterFunc(tempGrace, func() { t.sweep(fs) })
+		t.timer = time.AfterFunc(t.grace, func() { t.sweep(fs) })
 	}
 }
 
@@ -375,7 +376,7 @@ func (t *tempFiles) sweep(fs *filesystem) {
 			case f.idle.IsZero():
 				f.idle = time.Now()
 				again = true
-			case time.Since(f.idle) < tempGrace/2:
+			case time.Since(f.idle) < t.grace/2:
 				again = true
 			default:
 				v.drop(name, f)
