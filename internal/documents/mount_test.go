@@ -2,6 +2,7 @@ package documents
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,6 +135,93 @@ func TestOnMount(t *testing.T) {
 		s.addFDRefused(fd)
 		unix.Close(fd)
 	}
+}
+
+// TestBorrowedDescriptor: an app that got hold of another's descriptor gets
+// nothing by it.
+func TestBorrowedDescriptor(t *testing.T) {
+	s := newSession(t, options{})
+	id := s.addFull(s.host, all, appA, everything, open{Path: s.file("f", "")})[0]
+	doc := filepath.Join(s.runtime, "doc")
+	b := s.sandboxed(appB, "--bind", filepath.Join(doc, "by-app", appA), doc)
+	f := open{filepath.Join(doc, id, "f"), unix.O_RDWR}
+	if r := s.addOnMount(b, addReuse, "", nil, f); r.Error != invalidArgument {
+		t.Error("without any permission: ", r)
+	}
+	dir := s.addFull(s.host, all|addDirectory, appA, everything, open{Path: s.home})[0]
+	if r := s.addOnMount(b, addReuse, "", nil, open{filepath.Join(doc, dir, "home", "f"), readOnly}); r.Error != invalidArgument {
+		t.Error("a file in a directory, without any permission: ", r)
+	}
+	s.must(s.host, "GrantPermissions", nil, id, appB, []string{"read", "grant-permissions"})
+	if r := s.addOnMount(b, addReuse, appB, []string{"write"}, f); r.Error != notAllowed {
+		t.Error("more than it has itself: ", r)
+	}
+	if r := s.addOnMount(b, addReuse, "", nil, f); r.Error != "" || r.Body[0].([]string)[0] != id {
+		t.Error(r)
+	}
+	s.wantPermissions(id, map[string][]string{appA: everything, appB: {"read", "grant-permissions"}})
+}
+
+// TestAtTheSameTime: the same file added by many at once is one document, and
+// all of them get what they asked for.
+func TestAtTheSameTime(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	for _, flags := range []uint32{addReuse, all} {
+		f := open{Path: s.file(fmt.Sprint("f", flags), "")}
+		ids := make([]string, 20)
+		var wg sync.WaitGroup
+		for i := range ids {
+			wg.Go(func() {
+				r := s.addOnMount(s.host, flags, fmt.Sprintf("org.example.N%d", i), []string{"read"}, f)
+				if r.Error != "" {
+					t.Error(r)
+					return
+				}
+				ids[i] = r.Body[0].([]string)[0]
+			})
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if id != ids[0] {
+				t.Fatal("several documents of one file: ", ids)
+			}
+		}
+		if n := len(s.permissions(ids[0])); n != len(ids) {
+			t.Errorf("%d of %d apps were granted", n, len(ids))
+		}
+	}
+}
+
+// TestStaleRead: what was read of the store before a change was announced is
+// not remembered after it.
+func TestStaleRead(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	id := s.addFull(s.host, all, appA, []string{"read"}, open{Path: s.file("f", "")})[0]
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				s.docs.Document(appA, id)
+			}
+		}
+	})
+	end := time.Now().Add(time.Second)
+	for i := 0; i < 10 || time.Now().Before(end); i++ {
+		method := "RevokePermissions"
+		if i%2 == 1 {
+			method = "GrantPermissions"
+		}
+		s.must(s.host, method, nil, id, appA, []string{"read"})
+		if _, _, ok := s.docs.Document(appA, id); ok != (i%2 == 1) {
+			t.Errorf("%s was answered, shown: %v", method, ok)
+		}
+	}
+	close(stop)
+	wg.Wait()
 }
 
 func (s *session) addOnMount(c caller, flags uint32, target string, perms []string, f open) response {

@@ -149,7 +149,6 @@ func (s *Service) check(m *mounted, c *identity.Caller, fd int, kind fileKind, r
 	default:
 		v.writable = flags&unix.O_ACCMODE == unix.O_RDWR
 	}
-	v.writable = v.writable && v.limit.has(permWrite)
 	return v, nil
 }
 

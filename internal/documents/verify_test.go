@@ -211,6 +211,42 @@ func TestReadOnlyBind(t *testing.T) {
 	s.wantPermissions(id, map[string][]string{appA: {"read", "write", "grant-permissions"}})
 }
 
+// TestAnotherAtThatPath: what the host has at the path of a sandbox's file or
+// directory is another one.
+func TestAnotherAtThatPath(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	own, covered := filepath.Dir(s.file("own/f", "")), filepath.Dir(s.file("covered/f", ""))
+	a := s.sandboxed(appA, "--bind", own, covered)
+	s.addRefused(a, invalidArgument, all, "", nil, open{Path: filepath.Join(covered, "f")})
+	s.addRefused(a, invalidArgument, all|addDirectory, "", nil, open{Path: covered})
+	s.addFull(a, all, "", nil, open{Path: filepath.Join(own, "f")})
+	s.addFull(a, all|addDirectory, "", nil, open{Path: own})
+}
+
+// TestMountReachedOtherwise: a directory that contains the mountpoint is
+// refused by what it is, by whatever name it came.
+func TestMountReachedOtherwise(t *testing.T) {
+	dir := t.TempDir()
+	id, err := statAt(unix.AT_FDCWD, dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := statAt(unix.AT_FDCWD, filepath.Dir(dir), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &mounted{view: newFakeView(), real: "/run/user/1000/doc", ancestors: []fileID{id}}
+	if m.refuse(id, dir) == nil {
+		t.Error("an ancestor by identity")
+	}
+	if m.refuse(other, "/run/user") == nil {
+		t.Error("an ancestor by name")
+	}
+	if err := m.refuse(other, "/run/user/1000/documents"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestMovedBind: a directory that the sandbox has elsewhere is found by the
 // mounts that its launcher recorded, and only by those that are true.
 func TestMovedBind(t *testing.T) {
