@@ -164,6 +164,7 @@ func TestScripts(t *testing.T) {
 			"gone":       gone,
 			"eventually": eventually,
 			"listen":     listen,
+			"instance":   instance,
 			"killed":     killed,
 		},
 	})
@@ -225,6 +226,17 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if len(args) > 1 && !strings.Contains(string(data), args[1]) {
 			return fmt.Sprintf("%s: %q", args[0], data)
+		}
+		return ""
+	})
+}
+
+// instance DIR: within a while an instance directory appears in the runtime
+// directory DIR.
+func instance(ts *testscript.TestScript, neg bool, args []string) {
+	wait(ts, func() string {
+		if found, _ := filepath.Glob(ts.MkAbs(args[0]) + "/.flatpak/sbx-*"); len(found) == 0 {
+			return "no instance"
 		}
 		return ""
 	})

@@ -51,6 +51,14 @@ type Starter struct {
 func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// From here on a signal must not end us before we have cleaned up.
+	signals := make(chan os.Signal, 8)
+	for _, sig := range forwarded {
+		if !signal.Ignored(sig) { // as nohup(1) has it, also for the app
+			signal.Notify(signals, sig)
+		}
+	}
+	defer signal.Stop(signals)
 
 	// Nothing is lost by beginning these early: one asks, one only reads.
 	probed := async(func() (Features, error) { return probe(s.Bwrap) })
@@ -127,12 +135,17 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	if err := app.identify(pl, in, proxy, found.value); err != nil {
 		return 0, err
 	}
+	for range len(signals) {
+		if sig := (<-signals).(syscall.Signal); ends(sig) {
+			return 128 + int(sig), nil
+		}
+	}
 	if err := app.release(); err != nil {
 		return 0, err
 	}
 	pl.Close()
 	shrink()
-	return app.wait()
+	return app.wait(signals)
 }
 
 type result[T any] struct {
@@ -619,11 +632,13 @@ func (a *appPart) kill() {
 // forwarded are the signals that the app gets when we get them.
 var forwarded = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGCONT}
 
+// ends reports whether a signal asks a program to end.
+func ends(sig syscall.Signal) bool {
+	return sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGQUIT
+}
+
 // wait passes signals on until the app has ended.
-func (a *appPart) wait() (int, error) {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
+func (a *appPart) wait(signals <-chan os.Signal) (int, error) {
 	for {
 		select {
 		case sig := <-signals:
@@ -641,8 +656,15 @@ func (a *appPart) wait() (int, error) {
 // forward sends a signal to the program: the child of the sandbox's first
 // process, which is bwrap's own.
 func (a *appPart) forward(sig syscall.Signal) {
-	if a.alive() {
-		a.eachChild(a.child, func(pidfd int) { unix.PidfdSendSignal(pidfd, sig, nil, 0) })
+	if !a.alive() {
+		return
+	}
+	sent := false
+	a.eachChild(a.child, func(pidfd int) {
+		sent = unix.PidfdSendSignal(pidfd, sig, nil, 0) == nil || sent
+	})
+	if !sent && ends(sig) { // the program has not begun yet
+		unix.PidfdSendSignal(a.pidfd, unix.SIGKILL, nil, 0)
 	}
 }
 
