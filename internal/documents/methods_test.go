@@ -14,6 +14,7 @@ import (
 
 	xml "docportal/dbus"
 	"docportal/internal/bus"
+	"docportal/internal/permstore"
 )
 
 const all = addReuse | addPersistent
@@ -354,6 +355,54 @@ func TestView(t *testing.T) {
 		if _, _, ok := s.docs.Document("", id); ok || len(s.docs.List("")) != 0 || len(s.docs.Apps()) != 0 {
 			t.Error("shown after it was deleted")
 		}
+	}
+}
+
+// TestStaleRead: what was read of the store before a change was announced is
+// not remembered after it.
+func TestStaleRead(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	id := s.addFull(s.host, all, appA, []string{"read"}, open{Path: s.file("f", "")})[0]
+	gen := s.docs.Generation()
+	d, err := s.docs.get(id)
+	if err != nil || d == nil {
+		t.Fatal(d, err)
+	}
+	s.must(s.host, "RevokePermissions", nil, id, appA, []string{"read"})
+	s.docs.remember(d, gen)
+	if _, _, ok := s.docs.Document(appA, id); ok {
+		t.Error("shown after the permission was taken away")
+	}
+}
+
+// TestManyDocuments: what is remembered is bounded, what is not is still there.
+func TestManyDocuments(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	var ids []string
+	rec := record{path: "/a/b", dev: 1, ino: 2, flags: flagUnique}
+	err := s.store.Update(t.Context(), func(tx *permstore.Tx) error {
+		for range cacheSize + 10 {
+			id, err := placeStored(tx, &placed{rec: rec, grants: []permission{{appA, permRead}}})
+			if err != nil {
+				return err
+			}
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if _, _, ok := s.docs.Document(appA, id); !ok {
+			t.Fatal("not shown: ", id)
+		}
+	}
+	if n := len(s.docs.cache); n > cacheSize || n < cacheSize/2 {
+		t.Errorf("%d are remembered, want at most %d", n, cacheSize)
+	}
+	if got := len(s.docs.List(appA)); got != len(ids) {
+		t.Errorf("List: %d, want %d", got, len(ids))
 	}
 }
 

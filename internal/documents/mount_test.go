@@ -192,38 +192,6 @@ func TestAtTheSameTime(t *testing.T) {
 	}
 }
 
-// TestStaleRead: what was read of the store before a change was announced is
-// not remembered after it.
-func TestStaleRead(t *testing.T) {
-	s := newSession(t, unmounted(newFakeView()))
-	id := s.addFull(s.host, all, appA, []string{"read"}, open{Path: s.file("f", "")})[0]
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				s.docs.Document(appA, id)
-			}
-		}
-	})
-	end := time.Now().Add(time.Second)
-	for i := 0; i < 10 || time.Now().Before(end); i++ {
-		method := "RevokePermissions"
-		if i%2 == 1 {
-			method = "GrantPermissions"
-		}
-		s.must(s.host, method, nil, id, appA, []string{"read"})
-		if _, _, ok := s.docs.Document(appA, id); ok != (i%2 == 1) {
-			t.Errorf("%s was answered, shown: %v", method, ok)
-		}
-	}
-	close(stop)
-	wg.Wait()
-}
-
 func (s *session) addOnMount(c caller, flags uint32, target string, perms []string, f open) response {
 	if perms == nil {
 		perms = []string{}

@@ -111,22 +111,29 @@ func (s *Service) get(id string) (*document, error) {
 	if err != nil || d == nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	// What was read may be older than a change that was announced meanwhile.
-	if s.generation.Load() == gen {
-		if len(s.cache) >= cacheSize {
-			n := 0
-			for k := range s.cache { // any quarter: the order of a map is random
-				if delete(s.cache, k); n >= cacheSize/4 {
-					break
-				}
-				n++
-			}
-		}
-		s.cache[id] = d
-	}
-	s.mu.Unlock()
+	s.remember(d, gen)
 	return d, nil
+}
+
+// remember keeps a persistent document that was read after generation gen was
+// seen, unless something has changed since: then it may be older than a change
+// that was announced meanwhile.
+func (s *Service) remember(d *document, gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.generation.Load() != gen {
+		return
+	}
+	if len(s.cache) >= cacheSize {
+		n := 0
+		for id := range s.cache { // any quarter: the order of a map is random
+			if delete(s.cache, id); n >= cacheSize/4 {
+				break
+			}
+			n++
+		}
+	}
+	s.cache[d.id] = d
 }
 
 // load reads a persistent document; an entry that is no document is none.
