@@ -7,8 +7,8 @@
 package documents
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -111,13 +111,18 @@ func hostOnly(c *identity.Caller, method string) error {
 // the bus pass as they are.
 func (s *Service) failure(err error) error {
 	var be *bus.Error
+	var invalid *permstore.InvalidError
 	switch {
 	case err == nil, errors.As(err, &be):
 		return err
+	case errors.As(err, &invalid):
+		return bus.InvalidArgument("%s", invalid.Reason)
+	case errors.Is(err, context.Canceled):
+		return bus.Failed("given up") // nobody waits for the answer any more
 	case errors.Is(err, errNone):
 		return bus.NotFound("no such document")
 	default:
 		s.log.Warn("call failed", "reason", err)
-		return bus.Failed("%s", fmt.Sprint(err))
+		return bus.Failed("%s", err)
 	}
 }

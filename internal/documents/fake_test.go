@@ -45,6 +45,22 @@ func unmounted(v *fakeView) options {
 	return options{mount: func(*session, string, fuse.Documents) (View, error) { return v, nil }}
 }
 
+// stuckView is a fakeView that takes the files of one device for its own and
+// never says what they are: as stuck as a disk that does not answer.
+type stuckView struct {
+	*fakeView
+	dev   uint64
+	asked chan struct{}
+}
+
+func (v *stuckView) Dev() uint64 { return v.dev }
+
+func (v *stuckView) Resolve(uint64) (fuse.Location, bool) {
+	v.asked <- struct{}{}
+	<-v.done
+	return fuse.Location{}, false
+}
+
 // failingMount fails each time and says so in calls.
 func failingMount(calls chan struct{}) func(*session, string, fuse.Documents) (View, error) {
 	return func(*session, string, fuse.Documents) (View, error) {

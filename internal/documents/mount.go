@@ -64,7 +64,7 @@ func (s *Service) mount(ctx context.Context) (*mounted, error) {
 		return nil, ctx.Err()
 	}
 	if a.err != nil {
-		return nil, bus.Failed("cannot mount %s: %s", s.MountDir(), fmt.Sprint(a.err))
+		return nil, bus.Failed("cannot mount %s: %s", s.MountDir(), a.err)
 	}
 	return a.m, nil
 }

@@ -324,6 +324,31 @@ func TestUnmountedBySomebodyElse(t *testing.T) {
 	}
 }
 
+// TestNoRemount: it stays away, if so wished, until the next call.
+func TestNoRemount(t *testing.T) {
+	mounts := make(chan View, 10)
+	o := options{mount: func(s *session, dir string, docs fuse.Documents) (View, error) {
+		v := newFakeView()
+		mounts <- v
+		return v, nil
+	}}
+	o.tune = func(s *Service) { s.o.NoRemount = true }
+	s := newSession(t, o)
+	s.mountPoint()
+	v := <-mounts
+	v.Unmount()
+	s.count()
+	select {
+	case <-mounts:
+		t.Error("mounted again")
+	case <-time.After(100 * time.Millisecond):
+	}
+	s.mountPoint()
+	if len(mounts) != 1 {
+		t.Error("not mounted by the next call")
+	}
+}
+
 // TestSwapping: whoever replaces the file, its directory or both while it is
 // being added, at full speed, never makes a document of a file that the
 // descriptor is not.

@@ -3,15 +3,18 @@ package documents
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/bus"
+	"docportal/internal/fuse"
 	"docportal/internal/identity"
 )
 
@@ -172,6 +175,44 @@ func TestBadIndex(t *testing.T) {
 	}
 	if ids, err := s.addRaw(c, all, []int{fd}, 0, 0); err != nil || ids[0] != ids[1] {
 		t.Error("the same descriptor twice: ", ids, err)
+	}
+}
+
+// TestSlowDescriptor: a descriptor that takes for ever to verify delays no
+// other call, not even its own caller's, and not the end.
+func TestSlowDescriptor(t *testing.T) {
+	stuck := &stuckView{newFakeView(), 0, make(chan struct{}, 1)}
+	slow, err := os.CreateTemp("/dev/shm", "docportal-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(slow.Name())
+	defer slow.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(slow.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	stuck.dev = st.Dev
+	s := newSession(t, options{mount: func(*session, string, fuse.Documents) (View, error) { return stuck, nil }})
+	answered := make(chan response, 1)
+	go func() {
+		answered <- s.host.do(request{Method: qualified("AddFull"), Files: []open{{Path: slow.Name()}}, Args: []any{fdList{0}, uint32(all), "", []string{}}})
+	}()
+	<-stuck.asked
+	start := time.Now()
+	for i, flags := range []uint32{all, addReuse, addPersistent, 0} {
+		id := s.addFull(s.host, flags, appA, everything, open{Path: s.file(fmt.Sprint("f", i), "")})[0]
+		s.must(s.host, "RevokePermissions", nil, id, appA, []string{"write"})
+		s.docs.Document(appA, id)
+		s.must(s.host, "Delete", nil, id)
+	}
+	s.count()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("other calls took %v", took)
+	}
+	stuck.Unmount()
+	if r := <-answered; r.Error != invalidArgument {
+		t.Error(r)
 	}
 }
 
