@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,15 @@ func asUser() int {
 		return 1
 	}
 	defer os.RemoveAll(tmp)
+	// Tests that were killed leave their mounts.
+	defer func() {
+		b, _ := os.ReadFile("/proc/self/mountinfo")
+		for line := range strings.Lines(string(b)) {
+			if m, ok := parseMountInfo(line); ok && strings.HasPrefix(m.point, tmp+"/") {
+				unix.Unmount(m.point, unix.MNT_DETACH)
+			}
+		}
+	}()
 	if err := os.Chown(tmp, uid, gid); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -68,7 +78,11 @@ func asUser() int {
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	runtime.LockOSThread() // whose death counts
 	if err := cmd.Run(); err != nil {
 		if e, ok := err.(*exec.ExitError); ok && e.ExitCode() > 0 {
 			return e.ExitCode()
