@@ -156,9 +156,44 @@ func Repair(dir string, o Options) error {
 	if s.memory {
 		return fmt.Errorf("%s cannot be written", dir)
 	}
+	return s.RepairIndexes()
+}
+
+// Check reads the whole store, while it is in use, and reports what is not as
+// it should be: the pages, the records, the indexes.
+func (s *Store) Check() (r *Report, err error) {
+	err = s.View(func(tx *Tx) (err error) {
+		pages := s.checkPages(tx)
+		if pages != nil && !isDamage(pages) {
+			return pages
+		}
+		r, err = tx.verify(s.ending)
+		if pages != nil {
+			r.add("%v", pages)
+		}
+		tx.f.unmapPages()
+		return err
+	})
+	if isDamage(err) && r != nil {
+		r.add("%v", err)
+		err = nil
+	}
+	return r, err
+}
+
+// RepairIndexes writes the indexes anew, while the store is in use.
+func (s *Store) RepairIndexes() error {
 	return s.maintain(func() error {
-		s.file.changed = true
-		return s.rebuildIndexes(s.file)
+		f := s.file
+		f.changed = true
+		err := s.rebuildIndexes(f)
+		if isDamage(err) {
+			s.abandon(f) // a panic left bbolt's locks as they were
+			s.suspect()
+		} else if err != nil {
+			f.stale = true
+		}
+		return err
 	})
 }
 

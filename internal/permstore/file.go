@@ -378,6 +378,13 @@ func (s *Store) initialize(base *os.File, path string, fill func(put func(table,
 			if err := meta.Put(keyIndexes, []byte(s.indexNames())); err != nil {
 				return err
 			}
+			if fill != nil {
+				// It replaces one that was damaged: what had been imported and
+				// deleted since must not come back.
+				if err := markImported(b); err != nil {
+					return err
+				}
+			}
 			return meta.Put(keySchema, binary.LittleEndian.AppendUint32(nil, schema))
 		})
 	})

@@ -8,7 +8,8 @@ import (
 // The file is one bbolt database with three buckets:
 //
 //	meta     "schema" → u32, little-endian; "indexes" → the names of the
-//	         secondary indexes that are kept, NUL-separated
+//	         secondary indexes that are kept, NUL-separated; "imported" → 1
+//	         once the import of the first start is over
 //	entries  table NUL id → record (entry.go)
 //	index    table NUL index NUL escaped key 00 01 id → nothing
 //
@@ -22,6 +23,7 @@ var (
 	bucketIndex   = []byte("index")
 	keySchema     = []byte("schema")
 	keyIndexes    = []byte("indexes")
+	keyImported   = []byte("imported")
 )
 
 // appIndex is the index that every table has.

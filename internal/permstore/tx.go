@@ -17,6 +17,7 @@ type Tx struct {
 	index    *bolt.Bucket
 	writable bool
 	ended    bool
+	touched  bool  // something beside entries was changed
 	damage   error // met while changing: the whole group is lost
 	log      []step
 }

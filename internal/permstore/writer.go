@@ -121,6 +121,7 @@ func (s *Store) commit(group []*update) {
 			continue
 		}
 		kept = append(kept, u)
+		dirty = dirty || tx.touched
 		for _, st := range tx.log {
 			changes = append(changes, st.change)
 			dirty = dirty || (st.old == nil) != (st.new == nil) || !bytes.Equal(st.old, st.new)
