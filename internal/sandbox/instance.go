@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -160,8 +161,38 @@ func collect(parent string) {
 		}
 		if lock(ref, unix.F_WRLCK) == nil {
 			os.RemoveAll(dir)
+		} else {
+			endOrphan(dir)
 		}
 		ref.Close()
+	}
+}
+
+// endOrphan ends a sandbox whose sbx-run was killed in the moment before bwrap
+// had bound its life to it. It is known by its own metadata, which has the
+// instance id in it; whoever has other metadata is left alone.
+func endOrphan(dir string) {
+	text, _ := os.ReadFile(filepath.Join(dir, "pid"))
+	holder, err := strconv.Atoi(string(text))
+	if err != nil || holder <= 1 || unix.Kill(holder, 0) != unix.ESRCH {
+		return
+	}
+	report, _ := os.ReadFile(filepath.Join(dir, "bwrapinfo.json"))
+	child, err := childPID(report)
+	if err != nil {
+		return
+	}
+	info, err := os.ReadFile(filepath.Join(dir, "info"))
+	if err != nil || len(info) == 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(child, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if checkInfo(child, info) == nil {
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 }
 

@@ -1,9 +1,13 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -122,5 +126,37 @@ func TestCollectionTakesOnlyOurDeadInstances(t *testing.T) {
 	want := []string{".new-flatpak", ".new-sbx-00000005", "123456", "other", "sbx-0000000", "sbx-00000001", "sbx-00000003x", "sbx-00000006", "sbx-ABCDEF01"}
 	if got := names(t, parent); !slices.Equal(got, want) {
 		t.Errorf("left %v\nwant %v", got, want)
+	}
+}
+
+func TestCollectionNeverEndsAProcessWithOtherMetadata(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), ".flatpak")
+	in, err := newInstance(parent, "sbx-00000001", []byte("[Application]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Remove()
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		in.write("pid", fmt.Append(nil, dead.Process.Pid)),
+		in.write("bwrapinfo.json", fmt.Appendf(nil, `{"child-pid": %d}`, sleeper.Process.Pid)),
+	); err != nil {
+		t.Fatal(err)
+	}
+	collect(parent)
+	sleeper.Process.Signal(unix.SIGTERM)
+	sleeper.Wait()
+	if ws := sleeper.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != unix.SIGTERM {
+		t.Errorf("the process ended by %v, not by its own signal", ws.Signal())
+	}
+	if got := names(t, parent); !slices.Equal(got, []string{"sbx-00000001"}) {
+		t.Errorf("left %v", got)
 	}
 }
