@@ -36,6 +36,14 @@ func end(t *testing.T, s *session.Session, name string, sig syscall.Signal) {
 	if err != nil {
 		t.Fatalf("process %d after %v: %v", pid, sig, err)
 	}
+	// The bus sees its end a moment later; a call before that is lost.
+	err = session.Await(limit, func() (bool, error) {
+		owner, err := s.Owner(name)
+		return owner != pid, err
+	})
+	if err != nil {
+		t.Fatalf("%s still belongs to process %d: %v", name, pid, err)
+	}
 }
 
 // daemons counts the running docportal processes.

@@ -1,0 +1,220 @@
+package clients
+
+import (
+	"bufio"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+//go:embed testdata/*.py
+var programs embed.FS
+
+// xserver starts an X server for the session's programs and returns its
+// display.
+func (d *desktop) xserver() string {
+	d.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer r.Close()
+	cmd := d.Command("Xvfb", "-displayfd", "3", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-ac")
+	cmd.ExtraFiles = []*os.File{w}
+	err = d.Start(cmd)
+	w.Close()
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	late := time.AfterFunc(answerLimit, func() { cmd.Process.Kill() })
+	defer late.Stop()
+	number, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		d.Fatalf("Xvfb gave no display: %v", err)
+	}
+	return ":" + strings.TrimSpace(number)
+}
+
+// program is one of testdata's, running.
+type program struct {
+	*desktop
+	name string
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Scanner
+}
+
+type request struct {
+	Op       string   `json:"op"`
+	Paths    []string `json:"paths,omitempty"`
+	Text     string   `json:"text,omitempty"`
+	Multiple bool     `json:"multiple,omitempty"`
+}
+
+type answer struct {
+	Err     string   `json:"err"`
+	Paths   []string `json:"paths"`
+	Formats []string `json:"formats"`
+	Text    string   `json:"text"`
+}
+
+// quiet has a toolkit do without what is not there.
+var quiet = []string{"GTK_A11Y=none", "NO_AT_BRIDGE=1", "GDK_BACKEND=x11", "GSETTINGS_BACKEND=memory"}
+
+// open starts one of testdata's programs: in a sandbox of the app, or on the
+// host if app is "".
+func (d *desktop) open(name, app, display string) *program {
+	d.Helper()
+	text, err := programs.ReadFile("testdata/" + name)
+	if err != nil {
+		d.Fatal(err)
+	}
+	file := d.file("program/"+name, string(text))
+	p := &program{desktop: d, name: name + " of " + app}
+	if app == "" {
+		p.cmd = d.Command("python3", file)
+		p.cmd.Env = append(p.cmd.Env, quiet...)
+	} else {
+		profile := d.file(".session/"+app+"."+name, `[Application]
+name=`+app+`
+command=/usr/bin/python3
+[Context]
+sockets=x11;
+filesystems=~/program:ro;
+`)
+		var args []string
+		for _, kv := range quiet {
+			args = append(args, "--env="+kv)
+		}
+		p.cmd = d.Command("sbx-run", append(args, profile, file)...)
+	}
+	if display != "" {
+		p.cmd.Env = append(p.cmd.Env, "DISPLAY="+display)
+	}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		d.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		d.Fatal(err)
+	}
+	p.out = bufio.NewScanner(out)
+	if err := d.Start(p.cmd); err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(func() {
+		p.in.Close()
+		late := time.AfterFunc(answerLimit, func() { p.cmd.Process.Kill() })
+		defer late.Stop()
+		if err := p.cmd.Wait(); err != nil {
+			d.Errorf("%s ended with: %v", p.name, err)
+		}
+	})
+	return p
+}
+
+// try has the program do something.
+func (p *program) try(r request) answer {
+	p.Helper()
+	b, err := json.Marshal(r)
+	if err != nil {
+		p.Fatal(err)
+	}
+	late := time.AfterFunc(answerLimit, func() { p.cmd.Process.Kill() })
+	defer late.Stop()
+	if _, err := p.in.Write(append(b, '\n')); err != nil {
+		p.Fatalf("%s: %+v: %v", p.name, r, err)
+	}
+	if !p.out.Scan() {
+		p.Fatalf("%s: %+v: no answer (%v)", p.name, r, p.out.Err())
+	}
+	var a answer
+	if err := json.Unmarshal(p.out.Bytes(), &a); err != nil {
+		p.Fatalf("%s: %+v: %v", p.name, r, err)
+	}
+	return a
+}
+
+// do has the program do something, which works.
+func (p *program) do(r request) answer {
+	p.Helper()
+	a := p.try(r)
+	if a.Err != "" {
+		p.Fatalf("%s: %+v: %s", p.name, r, a.Err)
+	}
+	return a
+}
+
+// data is where an app keeps its own files, and its sandbox shows them at the
+// same place.
+func (d *desktop) data(app string) string {
+	return filepath.Join(".var/app", app, "data")
+}
+
+func TestGTKClipboardCarriesFilesBetweenSandboxes(t *testing.T) {
+	d := start(t)
+	display := d.xserver()
+	d.mount()
+	const sender3, sender4, receiver3, receiver4 = appA + "3", appA + "4", appB + "3", appB + "4"
+	senders := map[string]*program{
+		sender3: d.open("gtk3.py", sender3, display),
+		sender4: d.open("gtk4.py", sender4, display),
+	}
+	receivers := map[string]*program{
+		receiver3: d.open("gtk3.py", receiver3, display),
+		receiver4: d.open("gtk4.py", receiver4, display),
+	}
+	for _, from := range []string{sender3, sender4} {
+		letter := d.file(d.data(from)+"/letter to Ünal.txt", "Dear Ünal,\n")
+		notes := d.file(d.data(from)+"/notes.txt", "of "+from)
+		dir := filepath.Dir(d.file(d.data(from)+"/album/one.txt", "1\n"))
+		senders[from].do(request{Op: "copy", Paths: []string{letter, notes, dir}})
+		for _, to := range []string{receiver3, receiver4} {
+			got := receivers[to].do(request{Op: "paste"}).Paths
+			if len(got) != 3 {
+				t.Errorf("%s got %q from %s", to, got, from)
+				continue
+			}
+			for i, file := range []string{letter, notes, dir} {
+				id := filepath.Base(filepath.Dir(got[i]))
+				if got[i] != filepath.Join(d.mount(), id, filepath.Base(file)) {
+					t.Errorf("%s got %s from %s, want a document of %s", to, got[i], from, file)
+					continue
+				}
+				path, apps := d.info(id)
+				wantEqual(t, "the document's path", path, file)
+				if words := apps[to]; !slices.Contains(words, "read") {
+					t.Errorf("%s has %q on %s", to, words, file)
+				}
+				if i == 2 {
+					got[i] += "/one.txt"
+					file += "/one.txt"
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text := receivers[to].do(request{Op: "read", Paths: got[i : i+1]}).Text; text != string(want) {
+					t.Errorf("%s reads %q in %s, want %q", to, text, got[i], want)
+				}
+				if a := receivers[to].try(request{Op: "read", Paths: []string{file}}); !strings.HasPrefix(a.Err, "FileNotFoundError") {
+					t.Errorf("%s reads the sender's own file: %+v", to, a)
+				}
+			}
+			fmt.Println(from, to, d.documents(""))
+		}
+	}
+}
