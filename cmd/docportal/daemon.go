@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -74,12 +75,11 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 		called:     make(chan struct{}, 1),
 		opened:     make(chan struct{}),
 	}
-	home, _ := os.UserHomeDir()
 	d.docs = documents.New(documents.Options{
 		Log:        log,
 		Store:      d.openedStore,
 		RuntimeDir: runtimeDir,
-		Home:       home,
+		Home:       homeDir(),
 		NoRemount:  a.NoRemount,
 		Mount: func(dir string, docs fuse.Documents) (documents.View, error) {
 			return fuse.Mount(dir, docs, fuse.Options{
@@ -107,10 +107,11 @@ func (d *daemon) serve(ctx context.Context) error {
 		return err
 	}
 	docs, perms, err := d.takeNames(ctx)
-	if err != nil || ctx.Err() != nil || !docs && !perms {
+	if err != nil || !docs && !perms {
 		d.finishOpening(nil, err)
 		return err
 	}
+	// Also if the end has come already: who has the names has calls to answer.
 	d.openStore(ctx)
 	refused := d.err != nil
 	var idle <-chan time.Time
@@ -227,6 +228,7 @@ func (d *daemon) openStore(ctx context.Context) {
 	defer deadline.Stop()
 	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
+	ended := ctx.Done()
 	for {
 		store, err := permstore.Open(storeDir(), permstore.Options{
 			Log:       d.log,
@@ -240,10 +242,12 @@ func (d *daemon) openStore(ctx context.Context) {
 		select {
 		case <-retry.C:
 			continue
+		case <-ended:
+			ended = nil
+			deadline.Reset(d.timeouts.calls)
+			continue
 		case <-deadline.C:
 			err = fmt.Errorf("the documents of this user are served on another session bus: %w", err)
-		case <-ctx.Done():
-			err = ctx.Err()
 		case <-d.conn.Done():
 			err = bus.ErrClosed
 		}
@@ -269,12 +273,22 @@ func (d *daemon) finishOpening(store *permstore.Store, err error) {
 	close(d.opened)
 }
 
+// homeDir is the user's home directory.
+func homeDir() string {
+	if home := os.Getenv("HOME"); filepath.IsAbs(home) {
+		return home
+	}
+	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
+		return u.HomeDir
+	}
+	return "/nonexistent" // the store then lives in memory, and says so
+}
+
 // storeDir is where the permissions are kept (XDG base directory specification).
 func storeDir() string {
 	data := os.Getenv("XDG_DATA_HOME")
 	if !filepath.IsAbs(data) {
-		home, _ := os.UserHomeDir()
-		data = filepath.Join(home, ".local/share")
+		data = filepath.Join(homeDir(), ".local/share")
 	}
 	return filepath.Join(data, "docportal")
 }

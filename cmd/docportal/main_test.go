@@ -74,7 +74,7 @@ func (s *session) newBus(dir string) *testsession.Bus {
 func (s *session) environment(more ...string) []string {
 	return append([]string{
 		"XDG_RUNTIME_DIR=" + s.runtime, "XDG_DATA_HOME=" + s.data, "HOME=" + s.dir,
-		roleVariable + "=docportal",
+		roleVariable + "=docportal", "GORACE=atexit_sleep_ms=0",
 	}, more...)
 }
 
@@ -318,12 +318,7 @@ func TestActivation(t *testing.T) {
 		if docs == 0 || docs != perms {
 			t.Fatalf("round %d: the names belong to %d and %d", round, docs, perms)
 		}
-		if round%2 == 0 {
-			// A new one while the old one is going.
-			syscall.Kill(docs, syscall.SIGTERM)
-			continue
-		}
-		syscall.Kill(docs, syscall.SIGKILL)
+		syscall.Kill(docs, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[round%2])
 		s.gone(docs)
 	}
 	s.mustMount(s.conn)

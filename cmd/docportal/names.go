@@ -26,6 +26,11 @@ func (d *daemon) takeNames(ctx context.Context) (docs, perms bool, err error) {
 	if d.args.Replace {
 		flags |= bus.ReplaceExisting
 	}
+	// A question that is on its way is waited for even if the end comes: the
+	// bus may have given the name already, and sent calls for it.
+	end := ctx
+	ctx, cancel := lingering(ctx, d.timeouts.calls)
+	defer cancel()
 	var changes *bus.Subscription // once there is something to wait for
 	defer func() {
 		if changes != nil {
@@ -76,11 +81,23 @@ func (d *daemon) takeNames(ctx context.Context) (docs, perms bool, err error) {
 		case <-changes.C:
 		case <-deadline.C:
 			late = true
-		case <-ctx.Done():
+		case <-end.Done():
 			return false, false, nil
 		case <-d.conn.Done():
 			return false, false, nil
 		}
+	}
+}
+
+// lingering returns a context that ends some time after another one.
+func lingering(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(after, cancel)
+	})
+	return longer, func() {
+		stop()
+		cancel()
 	}
 }
 
