@@ -146,19 +146,28 @@ func connect(ctx context.Context, name string) (*os.File, error) {
 }
 
 // authenticate goes through the D-Bus handshake as the user that we are
-// (mechanism EXTERNAL) and asks for descriptor passing, in one round trip.
+// (mechanism EXTERNAL) and asks for descriptor passing. It waits for each
+// answer, as the specification's examples do: not every proxy between us and
+// the bus keeps apart what comes at once.
 func authenticate(f *os.File) error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
-	if _, err := f.WriteString("\x00AUTH EXTERNAL " + uid + "\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"); err != nil {
-		return err
-	}
-	for _, want := range []string{"OK", "AGREE_UNIX_FD"} {
+	for _, turn := range []struct{ say, want string }{
+		{"\x00AUTH EXTERNAL " + uid, "OK"},
+		{"NEGOTIATE_UNIX_FD", "AGREE_UNIX_FD"},
+		{"BEGIN", ""},
+	} {
+		if _, err := f.WriteString(turn.say + "\r\n"); err != nil {
+			return err
+		}
+		if turn.want == "" {
+			break // messages follow
+		}
 		line, err := readLine(f)
 		if err != nil {
 			return err
 		}
-		if word, _, _ := strings.Cut(line, " "); word != want {
-			return fmt.Errorf("the bus says %q, not %s", line, want)
+		if word, _, _ := strings.Cut(line, " "); word != turn.want {
+			return fmt.Errorf("the bus says %q, not %s", line, turn.want)
 		}
 	}
 	return nil
