@@ -15,6 +15,7 @@ const (
 	Documents       = "org.freedesktop.portal.Documents"
 	FileTransfer    = "org.freedesktop.portal.FileTransfer"
 	PermissionStore = "org.freedesktop.impl.portal.PermissionStore"
+	Manager         = "docportal.Manager1"
 )
 
 var (
@@ -24,6 +25,8 @@ var (
 	fileTransfer string
 	//go:embed org.freedesktop.impl.portal.PermissionStore.xml
 	permissionStore string
+	//go:embed docportal.Manager1.xml
+	manager string
 
 	//go:embed org.freedesktop.portal.Documents.service.in
 	documentsService string
@@ -42,6 +45,8 @@ func Interface(name string) string {
 		xml = fileTransfer
 	case PermissionStore:
 		xml = permissionStore
+	case Manager:
+		xml = manager
 	default:
 		panic(fmt.Sprintf("dbus: no interface %q", name))
 	}

@@ -61,8 +61,10 @@ type daemon struct {
 
 	opened chan struct{} // closed when store and err are set
 	store  *permstore.Store
-	perms  map[string]bus.Handler // of the permission store's interface, once opened
 	err    error
+
+	movedIn chan struct{}          // closed when the store is ready to be seen, and perms is set
+	perms   map[string]bus.Handler // of the permission store's interface
 }
 
 func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
@@ -74,10 +76,11 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 		lost:       make(chan struct{}),
 		called:     make(chan struct{}, 1),
 		opened:     make(chan struct{}),
+		movedIn:    make(chan struct{}),
 	}
 	d.docs = documents.New(documents.Options{
 		Log:        log,
-		Store:      d.openedStore,
+		Store:      d.readyStore,
 		RuntimeDir: runtimeDir,
 		Home:       homeDir(),
 		NoRemount:  a.NoRemount,
@@ -176,6 +179,7 @@ func (d *daemon) connect(ctx context.Context) error {
 	close(ready)
 	conn.Export(documents.Path, d.watched(d.docs.Interface()), d.watched(d.docs.FileTransfer()))
 	conn.Export(permstore.Path, d.watched(d.permissions()))
+	conn.Export(managerPath, d.watched(d.manager()))
 	return nil
 }
 
@@ -187,7 +191,7 @@ func (d *daemon) permissions() *bus.Interface {
 	for n := range i.Methods {
 		m := &i.Methods[n]
 		m.Handle = func(ctx context.Context, c *bus.Call) ([]any, error) {
-			if _, err := d.openedStore(); err != nil {
+			if _, err := d.readyStore(); err != nil {
 				return nil, bus.Failed("%s", err)
 			}
 			return d.perms[m.Name](ctx, c)
@@ -262,13 +266,10 @@ func (d *daemon) finishOpening(store *permstore.Store, err error) {
 	}
 	d.store, d.err = store, err
 	if err == nil {
-		emit := func(member, signature string, args ...any) error {
-			return d.conn.Emit("", permstore.Path, permstore.Name, member, signature, args...)
-		}
 		d.perms = make(map[string]bus.Handler)
-		for _, m := range permstore.Interface(store, emit).Methods {
-			d.perms[m.Name] = m.Handle
-		}
+		go d.moveIn(store)
+	} else {
+		close(d.movedIn)
 	}
 	close(d.opened)
 }
@@ -313,6 +314,7 @@ func (d *daemon) close() {
 		if err := d.store.Close(); err != nil {
 			d.log.Error("cannot close the store", "reason", err)
 		}
+		<-d.movedIn
 	}
 	if d.conn != nil {
 		d.conn.Close()

@@ -20,26 +20,39 @@ import (
 // version is stamped by the build.
 var version = "unknown"
 
-// arguments is the command line.
+// commandLine is the command line.
+type commandLine struct {
+	Version kong.VersionFlag `help:"Print the version and exit."`
+
+	Serve  arguments     `cmd:"" default:"withargs" help:"Serve the session until it ends; what is done without a command."`
+	Import importCommand `cmd:"" help:"Merge the permission databases of flatpak's programs into the store."`
+	Export exportCommand `cmd:"" help:"Write the store as permission databases of flatpak's programs."`
+	Check  checkCommand  `cmd:"" help:"Verify every invariant of the store."`
+	Prune  pruneCommand  `cmd:"" help:"Remove documents whose file or directory is gone for good."`
+}
+
+// arguments are the daemon's.
 type arguments struct {
-	Replace     bool             `help:"Take over from an instance that is running."`
-	Verbose     bool             `help:"Log each decision: who asked for what, and why not."`
-	NoRemount   bool             `help:"Stay unmounted, until the next call, when somebody else unmounts the file view."`
-	TrustUserns bool             `help:"Take programs of other user namespaces, such as toolbox containers, for the host."`
-	Version     kong.VersionFlag `help:"Print the version and exit."`
+	Replace     bool `help:"Take over from an instance that is running."`
+	Verbose     bool `help:"Log each decision: who asked for what, and why not."`
+	NoRemount   bool `help:"Stay unmounted, until the next call, when somebody else unmounts the file view."`
+	TrustUserns bool `help:"Take programs of other user namespaces, such as toolbox containers, for the host."`
 }
 
 // grace is how long the end may take before the process leaves as it is.
 const grace = 1800 * time.Millisecond
 
 func main() {
-	var a arguments
-	kong.Parse(&a,
+	var c commandLine
+	chosen := kong.Parse(&c,
 		kong.Name("docportal"),
 		kong.Description("The document portal and permission store of a session."),
 		kong.Vars{"version": version},
 	)
-	os.Exit(run(a, os.Stderr))
+	if command, ok := chosen.Selected().Target.Addr().Interface().(command); ok {
+		os.Exit(carryOut(command, os.Stdout, os.Stderr))
+	}
+	os.Exit(run(c.Serve, os.Stderr))
 }
 
 // run serves until a signal or the bus ends it and returns the exit status.
@@ -49,11 +62,7 @@ func run(a arguments, stderr io.Writer) int {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(64 << 20)
 
-	level := slog.LevelInfo
-	if a.Verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	log := logger(stderr, a.Verbose)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 
@@ -74,6 +83,14 @@ func run(a arguments, stderr io.Writer) int {
 		log.Error(err.Error())
 	}
 	return status(err)
+}
+
+func logger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
 func status(err error) int {

@@ -42,6 +42,13 @@ func Indexes() []permstore.Index {
 			}
 			return [][]byte{r.identityKey()}
 		}},
+		{Table: table, Name: indexTransient, Keys: func(_ string, e permstore.Entry) [][]byte {
+			r, err := decode(e.Data)
+			if err != nil || r.flags&flagTransient == 0 {
+				return nil
+			}
+			return [][]byte{nil}
+		}},
 	}
 }
 
