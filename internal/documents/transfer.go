@@ -89,6 +89,15 @@ func boolOption(options map[string]bus.Value, name string, otherwise bool) (bool
 	return v.Data[0] != 0, nil
 }
 
+// transferKey makes a key of 160 bits. GTK 4 reads keys into a buffer that
+// grows to powers of two, and takes them for terminated by what is left of it:
+// from a sender that sends no NUL (GTK 3) a key must not fill it.
+func transferKey() string {
+	var b [20]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
 // errTransfer is the answer to a wrong key and to somebody else's alike.
 func errTransfer() error { return bus.AccessDenied("no such transfer") }
 
@@ -103,9 +112,7 @@ func (s *Service) startTransfer(_ context.Context, c *bus.Call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b [16]byte
-	rand.Read(b[:]) // never fails
-	t := &transfer{key: hex.EncodeToString(b[:]), owner: c.Caller, name: c.Sender, writable: writable, autostop: autostop}
+	t := &transfer{key: transferKey(), owner: c.Caller, name: c.Sender, writable: writable, autostop: autostop}
 	s.transfers.mu.Lock()
 	defer s.transfers.mu.Unlock()
 	of := s.transfers.sender[t.name]

@@ -54,6 +54,19 @@ func (s *session) another() *client {
 	return c
 }
 
+func TestTransferKeysDoNotFillABuffer(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	seen := make(map[string]bool)
+	for range 20 {
+		key := s.startTransfer(s.host, nil)
+		n := len(key)
+		if n < 128/4 || n&(n-1) == 0 || seen[key] || strings.Trim(key, "0123456789abcdef") != "" {
+			t.Errorf("key %q", key)
+		}
+		seen[key] = true
+	}
+}
+
 func TestTransferToHost(t *testing.T) {
 	s := newSession(t, unmounted(newFakeView()))
 	a := s.sandboxed(appA)
