@@ -1,6 +1,7 @@
 """A GTK 4 program with a clipboard: requests on standard input, a JSON object
 a line, an answer a line on standard output."""
 
+import ctypes
 import gi
 import json
 import os
@@ -40,14 +41,36 @@ def copy(request):
 
 
 def paste(request):
-    formats = clipboard.get_formats().get_mime_types() or []
-    if TRANSFER not in formats:
-        raise RuntimeError("only " + " ".join(formats))
-    value = wait(
-        lambda done: clipboard.read_value_async(Gdk.FileList, GLib.PRIORITY_DEFAULT, None, done),
-        clipboard.read_value_finish,
-    )
-    return {"paths": [f.get_path() for f in value.get_files()]}
+    # That there is another owner, and what it offers, come as events.
+    while clipboard.is_local() or TRANSFER not in (clipboard.get_formats().get_mime_types() or []):
+        GLib.MainContext.default().iteration(True)
+    return {
+        "paths": wait(
+            lambda done: clipboard.read_value_async(Gdk.FileList, GLib.PRIORITY_DEFAULT, None, done),
+            file_list,
+        )
+    }
+
+
+def file_list(result):
+    """What Clipboard.read_value_finish says: its binding hands out a list that
+    it has freed."""
+    lib = ctypes.CDLL("libgtk-4.so.1")
+
+    def call(name, *args):
+        f = getattr(lib, name)
+        f.restype = ctypes.c_void_p
+        return f(*[ctypes.c_void_p(a) for a in args])
+
+    value = call("gdk_clipboard_read_value_finish", hash(clipboard), hash(result), None)
+    if not value:
+        clipboard.read_value_finish(result)  # the error
+    paths = []
+    item = call("gdk_file_list_get_files", call("g_value_get_boxed", value))
+    while item:
+        data, item = ctypes.cast(item, ctypes.POINTER(ctypes.c_void_p * 2)).contents
+        paths.append(ctypes.string_at(call("g_file_get_path", data)).decode())
+    return paths
 
 
 def answer(request):
