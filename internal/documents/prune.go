@@ -128,10 +128,17 @@ func PruneTransient(ctx context.Context, store *permstore.Store) (n int, err err
 type pruner struct {
 	home   string
 	always map[uint64]bool // devices that are mounted as long as there is a session
+	// hasIdentity reports whether the file system of a directory is known by
+	// more than a device number.
+	hasIdentity func(*record) bool
 }
 
 func newPruner(home string) *pruner {
-	p := &pruner{home: path.Clean(home), always: make(map[uint64]bool)}
+	p := &pruner{
+		home:        path.Clean(home),
+		always:      make(map[uint64]bool),
+		hasIdentity: func(r *record) bool { return r.fsid != 0 && r.fsid != r.dev },
+	}
 	for _, dir := range []string{"/", home} {
 		if id, err := statAt(unix.AT_FDCWD, dir, 0); err == nil {
 			p.always[id.dev] = true
@@ -168,7 +175,7 @@ func (p *pruner) gone(r *record) string {
 	}
 	now := record{path: r.path, dev: id.dev, ino: id.ino}
 	now.handle, now.fsid = handleOf(fd)
-	if !p.always[id.dev] && (now.fsid == 0 || now.fsid == id.dev) {
+	if !p.always[id.dev] && !p.hasIdentity(&now) {
 		return ""
 	}
 	if !missing && r.sameThere(&now) {
