@@ -116,7 +116,8 @@ func copyFile(from, to string) error {
 
 // TestScripts runs testdata/*.txt. Each script has a session of its own: a
 // home, a runtime directory and a private bus. BIN is the directory of the
-// test's own programs, TOOLS a PATH without them.
+// test's own programs, TOOLS a PATH without them, XNUMBER a
+// free display number.
 func TestScripts(t *testing.T) {
 	bin, err := exec.LookPath("inside")
 	if err != nil {
@@ -144,6 +145,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "run"))
 			e.Setenv("XDG_CONFIG_HOME", "")
+			// An X11 display of nobody else's.
+			e.Setenv("XNUMBER", strconv.Itoa(20000+os.Getpid()%30000))
 			for _, dir := range []string{"home", "run"} {
 				dir = filepath.Join(e.WorkDir, dir)
 				if err := os.MkdirAll(dir, 0o700); err != nil {

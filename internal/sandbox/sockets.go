@@ -1,11 +1,9 @@
 package sandbox
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -77,40 +75,6 @@ func (pl *Plan) wayland() bool {
 	}
 	pl.Env["WAYLAND_DISPLAY"] = dest
 	return true
-}
-
-func (pl *Plan) x11() {
-	display := pl.Host.Env["DISPLAY"]
-	if display == "" {
-		return
-	}
-	number, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(display, "unix"), ":"), ".")
-	if _, err := strconv.ParseUint(number, 10, 16); err != nil || !strings.Contains(display, ":") {
-		pl.Warnings = append(pl.Warnings, fmt.Sprintf("DISPLAY=%s is not of this machine: no X11", display))
-		return
-	}
-	path := "/tmp/.X11-unix/X" + number
-	if !pl.socket(path, path) {
-		pl.Warnings = append(pl.Warnings, fmt.Sprintf("DISPLAY=%s: no socket %s: no X11", display, path))
-		return
-	}
-	pl.Env["DISPLAY"] = ":" + number
-	cookie := pl.Host.Env["XAUTHORITY"]
-	if !filepath.IsAbs(cookie) {
-		cookie = filepath.Join(pl.Host.Home, ".Xauthority")
-	}
-	cookie = filepath.Clean(cookie)
-	fd, err := unix.Open(cookie, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	f := os.NewFile(uintptr(fd), cookie)
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		f.Close()
-		return
-	}
-	pl.add(Mount{Kind: ROBind, Source: cookie, Dest: "/run/flatpak/Xauthority", file: f})
-	pl.Env["XAUTHORITY"] = "/run/flatpak/Xauthority"
 }
 
 func (pl *Plan) pulse() {
