@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"docportal/integration/session"
 )
 
 // export runs "flatpak document-export", which prints the document's path, and
@@ -270,17 +272,6 @@ func TestFlatpakDocuments(t *testing.T) {
 	}
 }
 
-// named makes a table's file where flatpak looks for the tables' names, where
-// docportal has not made it.
-func (d *desktop) named(table string) {
-	d.Helper()
-	path := filepath.Join(d.Home, ".local/share/flatpak/db", table)
-	if _, err := os.Lstat(path); err == nil {
-		return
-	}
-	d.file(".local/share/flatpak/db/"+table, "")
-}
-
 func TestFlatpakPermissionSet(t *testing.T) {
 	d := start(t)
 	d.run("flatpak", "permission-set", "devices", "camera", appA, "yes")
@@ -334,11 +325,28 @@ func TestFlatpakPermissions(t *testing.T) {
 	wantEqual(t, "a table that does not exist", d.run("flatpak", "permissions", "nothing"), "")
 	wantEqual(t, "by its other name", table(d.run("flatpak", "permission-list", "devices")), devices)
 
-	d.named("devices")
-	d.named("location")
+	// Which tables there are, the command sees by the files in flatpak/db.
 	wantEqual(t, "all tables", table(d.run("flatpak", "permissions")), append(slices.Clone(devices), location))
 	wantEqual(t, "of an app", table(d.run("flatpak", "permission-show", appA)), [][]string{devices[0], devices[2], location})
 	wantEqual(t, "of an app without any", d.run("flatpak", "permission-show", "org.docportal.None"), "")
+
+	// Those files are no database to be imported at the next start.
+	d.run("flatpak", "permission-set", "devices", "speakers", appA, "no")
+	pid, err := d.Owner(storeName)
+	if err != nil || pid == 0 {
+		t.Fatalf("owner of the permission store: %d (%v)", pid, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Await(answerLimit, func() (bool, error) {
+		owner, err := d.Owner(storeName)
+		return owner != pid, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	devices[2][3] = "no"
+	wantEqual(t, "after a kill", table(d.run("flatpak", "permissions")), append(slices.Clone(devices), location))
 }
 
 func TestFlatpakPermissionRemove(t *testing.T) {
@@ -361,8 +369,6 @@ func TestFlatpakPermissionReset(t *testing.T) {
 	id := d.export("--app="+appA, "--app="+appB, file)
 	d.run("flatpak", "permission-set", "devices", "camera", appA, "yes")
 	d.run("flatpak", "permission-set", "devices", "camera", appB, "no")
-	d.named("documents")
-	d.named("devices")
 	view := func(app string) string { return filepath.Join(d.mount(), "by-app", app, id, "letter.txt") }
 	for _, app := range []string{appA, appB} {
 		if _, err := os.Stat(view(app)); err != nil {

@@ -70,6 +70,9 @@ type answer struct {
 	Text    string   `json:"text"`
 }
 
+// python is the system's, which has the bindings.
+const python = "/usr/bin/python3"
+
 // quiet has a toolkit do without what is not there.
 var quiet = []string{"GTK_A11Y=none", "NO_AT_BRIDGE=1", "GDK_BACKEND=x11", "GSETTINGS_BACKEND=memory"}
 
@@ -84,12 +87,12 @@ func (d *desktop) open(name, app, display string) *program {
 	file := d.file("program/"+name, string(text))
 	p := &program{desktop: d, name: name + " of " + app}
 	if app == "" {
-		p.cmd = d.Command("python3", file)
+		p.cmd = d.Command(python, file)
 		p.cmd.Env = append(p.cmd.Env, quiet...)
 	} else {
 		profile := d.file(".session/"+app+"."+name, `[Application]
 name=`+app+`
-command=/usr/bin/python3
+command=`+python+`
 [Context]
 sockets=x11;
 filesystems=~/program:ro;

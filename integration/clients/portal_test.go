@@ -190,9 +190,9 @@ func TestInstalledTestDocPortalVersion(t *testing.T) {
 // twenty processes, it takes minutes.
 func fuseLimit() time.Duration {
 	if os.Getenv("DOCPORTAL_LONG") != "" {
-		return 15 * time.Minute
+		return 30 * time.Minute
 	}
-	return time.Minute
+	return 2 * time.Minute
 }
 
 // The script is Debian's; in a short run its passes and processes are fewer.
