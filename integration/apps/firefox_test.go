@@ -3,10 +3,17 @@
 package apps
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"docportal/integration/session"
 )
@@ -24,43 +31,163 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func TestStart(t *testing.T) {
+// desktop is a session with a display, a web server and Firefox.
+type desktop struct {
+	*testing.T
+	*session.Session
+	screen *Screen
+	server *Server
+	log    *os.File
+	shots  int
+}
+
+// download is what the page's link gives: enough for several reads and writes.
+var download = bytes.Repeat([]byte("What is downloaded.\n"), 1<<18)
+
+// start starts a session that ends with the test, which fails if the session
+// leaves anything behind.
+func start(t *testing.T) *desktop {
+	t.Helper()
 	dir := t.TempDir()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		b, _ := os.ReadFile(log.Name())
-		t.Logf("%s", b)
-	}()
-	screen, err := StartScreen(dir, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer screen.Close()
-	t.Setenv("DISPLAY", screen.Display)
-	t.Setenv("XAUTHORITY", screen.Authority)
-	t.Setenv("WAYLAND_DISPLAY", "")
-	s, err := session.Start(session.Options{Log: log, Display: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
+	d := &desktop{T: t, log: log}
+	t.Cleanup(func() {
+		log.Close()
+		if said, err := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("the session's programs said (%v):\n%s", err, said)
 		}
-	}()
-	if err := PrepareFirefox(s); err != nil {
+	})
+	if d.screen, err = StartScreen(dir, log); err != nil {
 		t.Fatal(err)
 	}
-	f, err := StartFirefox(s, log)
+	t.Cleanup(func() {
+		if err := d.screen.Close(); err != nil {
+			t.Errorf("display: %v", err)
+		}
+	})
+	if d.server, err = StartServer(download); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.server.Close() })
+	t.Setenv("DISPLAY", d.screen.Display)
+	t.Setenv("XAUTHORITY", d.screen.Authority)
+	t.Setenv("WAYLAND_DISPLAY", "")
+	if d.Session, err = session.Start(session.Options{Log: log, Display: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			d.shot("failed")
+		}
+		if err := d.Close(); err != nil {
+			t.Errorf("after the session: %v", err)
+		}
+	})
+	if err := PrepareFirefox(d.Session); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// shot keeps a screenshot, if somebody wants them.
+func (d *desktop) shot(name string) {
+	d.Helper()
+	dir := os.Getenv("DOCPORTAL_SHOTS")
+	if dir == "" {
+		return
+	}
+	d.shots++
+	file := fmt.Sprintf("%s-%d-%s.png", strings.ReplaceAll(d.Name(), "/", "-"), d.shots, name)
+	if err := d.screen.Shot(filepath.Join(dir, file)); err != nil {
+		d.Error(err)
+	}
+}
+
+// firefox starts Firefox, which ends with the test at the latest.
+func (d *desktop) firefox(options ...string) *Firefox {
+	d.Helper()
+	f, err := StartFirefox(d.Session, d.log, options...)
 	if err != nil {
-		screen.Shot("/tmp/shots/fail.png")
-		t.Fatal(err)
+		d.shot("start")
+		d.Fatal(err)
 	}
-	defer f.Kill()
-	t.Log(f.Navigate("data:text/html,<input type=file id=f><label for=f>here</label>"))
-	t.Log(screen.Shot("/tmp/shots/1.png"))
-	t.Log(f.Quit())
+	d.Cleanup(f.Kill)
+	return f
+}
+
+// must ends the test on an error.
+func (d *desktop) must(err error) {
+	d.Helper()
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+// file makes a file in the home directory with size bytes that nobody guesses,
+// and returns its path and what the server must get.
+func (d *desktop) file(name string, size int64) (string, Received) {
+	d.Helper()
+	path := filepath.Join(d.Home, name)
+	d.must(os.MkdirAll(filepath.Dir(path), 0o755))
+	f, err := os.Create(path)
+	d.must(err)
+	defer f.Close()
+	sum := sha256.New()
+	random := rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", filepath.Base(name)))))
+	_, err = io.CopyN(io.MultiWriter(f, sum), random, size)
+	d.must(err)
+	return path, Received{filepath.Base(name), size, hex.EncodeToString(sum.Sum(nil))}
+}
+
+// wantUpload checks that these files were sent, in any order.
+func (d *desktop) wantUpload(limit time.Duration, want ...Received) {
+	d.Helper()
+	got, err := d.server.Next(limit)
+	if err != nil {
+		d.shot("upload")
+		d.Fatal(err)
+	}
+	have := map[Received]int{}
+	for _, r := range got {
+		have[r]++
+	}
+	for _, r := range want {
+		have[r]--
+	}
+	for r, n := range have {
+		if n != 0 {
+			d.Errorf("the server got %+v %+d times\nall: %+v\nwant %+v", r, n, got, want)
+		}
+	}
+}
+
+// choose clicks on something that opens a file dialog and returns that.
+func (d *desktop) choose(f *Firefox, selector string) *Dialog {
+	d.Helper()
+	d.must(f.Click(selector))
+	dialog, err := d.screen.AwaitDialog()
+	if err != nil {
+		d.shot("no-dialog")
+		d.Fatal(err)
+	}
+	return dialog
+}
+
+func TestUpload(t *testing.T) {
+	d := start(t)
+	f := d.firefox()
+	d.must(f.Navigate(d.server.URL))
+
+	path, want := d.file("Documents/letter.txt", 1234)
+	dialog := d.choose(f, "#choose-one")
+	d.shot("dialog")
+	d.must(dialog.Path(path))
+	d.shot("path")
+	d.must(dialog.Accept())
+	d.wantUpload(20*time.Second, want)
+	d.shot("sent")
+	d.must(f.Quit())
 }

@@ -1,0 +1,129 @@
+package apps
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"docportal/integration/session"
+)
+
+// dialogClass is the class of the GTK backend's windows.
+const dialogClass = "xdg-desktop-portal-gtk"
+
+// dialogLimit is how long a dialog may take to come or to go.
+const dialogLimit = 20 * time.Second
+
+// Dialog is a file dialog of the desktop portal's GTK backend.
+type Dialog struct {
+	screen *Screen
+	window string
+	Title  string
+}
+
+// AwaitDialog waits until a file dialog can be used.
+func (s *Screen) AwaitDialog() (*Dialog, error) {
+	d := &Dialog{screen: s}
+	err := session.Await(dialogLimit, func() (bool, error) {
+		for _, w := range s.Windows(dialogClass) {
+			// GTK has small windows that are no dialogs.
+			if width, height := s.size(w); width > 300 && height > 200 {
+				d.window = w
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("no file dialog came: %w", err)
+	}
+	if d.Title, err = s.Xdotool("getwindowname", d.window); err != nil {
+		return nil, err
+	}
+	// There is no window manager that would give the keys to the new window.
+	if _, err := s.Xdotool("windowfocus", "--sync", d.window); err != nil {
+		return nil, err
+	}
+	return d, d.settled()
+}
+
+// settled waits until the dialog shows the same for a while: its list of files
+// is filled step by step, and no event says that all of it is there.
+func (d *Dialog) settled() error {
+	last, same := "", 0
+	return session.Await(dialogLimit, func() (bool, error) {
+		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
+		if err != nil {
+			return false, err
+		}
+		if same++; now != last {
+			last, same = now, 0
+		}
+		return same >= 2, nil
+	})
+}
+
+// Keys presses keys, by their names in X11.
+func (d *Dialog) Keys(keys ...string) error {
+	if _, err := d.screen.Xdotool(append([]string{"key", "--clearmodifiers"}, keys...)...); err != nil {
+		return err
+	}
+	if !d.open() {
+		return nil
+	}
+	return d.settled()
+}
+
+// Type writes text, character by character.
+func (d *Dialog) Type(text string) error {
+	_, err := d.screen.Xdotool("type", "--clearmodifiers", "--delay", "10", text)
+	return err
+}
+
+// Path opens the dialog's field for a path, which the "/" that a path begins
+// with does, and writes it there.
+func (d *Dialog) Path(path string) error {
+	if err := d.Keys("ctrl+l", "ctrl+a"); err != nil {
+		return err
+	}
+	if err := d.Type(path); err != nil {
+		return err
+	}
+	return d.settled()
+}
+
+func (d *Dialog) open() bool {
+	return slices.Contains(d.screen.Windows(dialogClass), d.window)
+}
+
+// Gone waits until the dialog is closed.
+func (d *Dialog) Gone() error {
+	err := session.Await(dialogLimit, func() (bool, error) { return !d.open(), nil })
+	if err != nil {
+		return fmt.Errorf("the dialog %q stays: %w", d.Title, err)
+	}
+	return nil
+}
+
+// Accept presses Enter, which ends the dialog.
+func (d *Dialog) Accept() error {
+	if _, err := d.screen.Xdotool("key", "--clearmodifiers", "Return"); err != nil {
+		return err
+	}
+	return d.Gone()
+}
+
+// Click clicks at a place in the dialog; negative numbers count from its right
+// and bottom.
+func (d *Dialog) Click(x, y int) error {
+	width, height := d.screen.size(d.window)
+	if x < 0 {
+		x += width
+	}
+	if y < 0 {
+		y += height
+	}
+	_, err := d.screen.Xdotool("mousemove", "--sync", "--window", d.window, strconv.Itoa(x), strconv.Itoa(y), "click", "1")
+	return err
+}
