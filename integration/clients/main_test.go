@@ -119,17 +119,25 @@ func (d *desktop) end(cmd *exec.Cmd) output {
 
 func (d *desktop) endWithin(limit time.Duration, cmd *exec.Cmd) output {
 	d.Helper()
-	var b strings.Builder
-	cmd.Stdout, cmd.Stderr = &b, &b
-	// What it leaves behind must not keep us waiting for its output.
-	cmd.WaitDelay = time.Second
+	// A file, not a pipe: what the program leaves behind must not keep us
+	// waiting for its output.
+	out, err := os.CreateTemp(d.TempDir(), "output")
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := d.Start(cmd); err != nil {
 		d.Fatal(err)
 	}
 	late := time.AfterFunc(limit, func() { cmd.Process.Kill() })
 	defer late.Stop()
-	err := cmd.Wait()
-	return output{strings.TrimRight(b.String(), "\n"), err}
+	err = cmd.Wait()
+	text, readErr := os.ReadFile(out.Name())
+	if readErr != nil {
+		d.Fatal(readErr)
+	}
+	return output{strings.TrimRight(string(text), "\n"), err}
 }
 
 // run runs a program that succeeds and returns what it printed.

@@ -192,7 +192,7 @@ func fuseLimit() time.Duration {
 	if os.Getenv("DOCPORTAL_LONG") != "" {
 		return 30 * time.Minute
 	}
-	return 2 * time.Minute
+	return 5 * time.Minute
 }
 
 // The script is Debian's; in a short run its passes and processes are fewer.
