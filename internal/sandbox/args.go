@@ -42,6 +42,7 @@ type files struct {
 	list  []*os.File // the child's descriptors from 3 on
 	owned []*os.File // those of list that were made for the child alone
 	dry   bool       // nothing is made, the numbers are all that counts
+	id    string     // the instance, which the files in memory are named after
 	err   error
 }
 
@@ -57,7 +58,7 @@ func (fs *files) data(name string, data []byte) string {
 	if fs.dry {
 		return fs.add(nil)
 	}
-	f, err := memfd(name, data)
+	f, err := memfd(name+memfdMark+fs.id, data)
 	if err != nil {
 		if fs.err == nil {
 			fs.err = err

@@ -160,12 +160,54 @@ func collect(parent string) {
 			continue
 		}
 		if lock(ref, unix.F_WRLCK) == nil {
+			endWaiting(e.Name())
 			os.RemoveAll(dir)
 		} else {
 			endOrphan(dir)
 		}
 		ref.Close()
 	}
+}
+
+// memfdMark is what stands between the name of a file in memory and the
+// instance that it was made for.
+const memfdMark = "@"
+
+// endWaiting ends what bubblewrap had begun for an instance whose sbx-run was
+// killed: a child whose bwrap is killed before it was let go waits for ever,
+// and holds the files that were made for the program. Only bwrap itself is
+// ended: such a file could have been given to anybody.
+func endWaiting(id string) {
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range processes {
+		if exe, err := os.Readlink(proc + "/exe"); err != nil || filepath.Base(exe) != "bwrap" {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(proc))
+		if err != nil {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		if holds(proc, id) {
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		}
+		unix.Close(fd)
+	}
+}
+
+// holds reports whether a process has a file in memory of an instance open.
+func holds(proc, id string) bool {
+	links, _ := filepath.Glob(proc + "/fd/*")
+	for _, link := range links {
+		target, _ := os.Readlink(link)
+		if strings.HasPrefix(target, "/memfd:") && strings.HasSuffix(target, memfdMark+id+" (deleted)") {
+			return true
+		}
+	}
+	return false
 }
 
 // endOrphan ends a sandbox whose sbx-run was killed in the moment before bwrap

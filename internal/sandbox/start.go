@@ -321,11 +321,13 @@ func (p *part) kill() {
 	if p.pidfd >= 0 {
 		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
 	} else {
-		p.eachChild(p.cmd.Process.Pid, func(pidfd int) { unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) })
+		p.killChildren()
 	}
 	select {
 	case <-p.ended:
 	case <-time.After(time.Second):
+		// It may have had no child yet: one that gave up its report before.
+		p.killChildren()
 	}
 	p.cmd.Process.Kill()
 	<-p.ended
@@ -355,7 +357,7 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 		return nil, err
 	}
 	defer syncW.Close()
-	fs := new(files)
+	fs := &files{id: pl.Instance}
 	args := pl.proxyBwrap(s.Proxy, ft, fs, infoW, syncW)
 	p, err := s.spawn("proxy", args, fs, infoR, func(cmd *exec.Cmd) {
 		cmd.Stderr = s.Stderr
@@ -495,7 +497,7 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 		return nil, err
 	}
 	defer block.Close()
-	fs := new(files)
+	fs := &files{id: pl.Instance}
 	args := pl.appBwrap(ft, fs, appFiles{infoW, block, proxy.sync})
 	a := &appPart{block: blockW, thread: make(chan struct{})}
 	started := make(chan error)
@@ -666,6 +668,10 @@ func (a *appPart) forward(sig syscall.Signal) {
 	if !sent && ends(sig) { // the program has not begun yet
 		unix.PidfdSendSignal(a.pidfd, unix.SIGKILL, nil, 0)
 	}
+}
+
+func (p *part) killChildren() {
+	p.eachChild(p.cmd.Process.Pid, func(pidfd int) { unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) })
 }
 
 // eachChild calls f with a pidfd of every child of a process of ours.
