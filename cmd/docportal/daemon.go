@@ -18,6 +18,7 @@ import (
 	"docportal/internal/fuse"
 	"docportal/internal/identity"
 	"docportal/internal/permstore"
+	"docportal/internal/sandbox"
 )
 
 // timeouts are how long others are given.
@@ -79,11 +80,13 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 		movedIn:    make(chan struct{}),
 	}
 	d.docs = documents.New(documents.Options{
-		Log:        log,
-		Store:      d.readyStore,
-		RuntimeDir: runtimeDir,
-		Home:       homeDir(),
-		NoRemount:  a.NoRemount,
+		Log:         log,
+		Store:       d.readyStore,
+		RuntimeDir:  runtimeDir,
+		Home:        homeDir(),
+		Env:         os.Getenv,
+		ProfileDirs: profileDirs(),
+		NoRemount:   a.NoRemount,
 		Mount: func(dir string, docs fuse.Documents) (documents.View, error) {
 			return fuse.Mount(dir, docs, fuse.Options{
 				Log:     log,
@@ -283,6 +286,16 @@ func homeDir() string {
 		return u.HomeDir
 	}
 	return "/nonexistent" // the store then lives in memory, and says so
+}
+
+// profileDirs are the directories of sbx-run's profiles. sbx-run is installed
+// beside us.
+func profileDirs() []string {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = ""
+	}
+	return sandbox.ProfileDirs(os.Getenv, exe)
 }
 
 // storeDir is where the permissions are kept (XDG base directory specification).

@@ -65,6 +65,8 @@ func (s *Service) add(ctx context.Context, call *bus.Call, fds []bus.FD, a addit
 	if a.flags&addDirectory != 0 {
 		kind = directory
 	}
+	needed := s.asNeeded(ctx, a)
+	defer needed.close()
 	ids := make([]string, len(fds))
 	var all []placed
 	var which []int
@@ -80,7 +82,7 @@ func (s *Service) add(ctx context.Context, call *bus.Call, fds []bus.FD, a addit
 		if a.perms.has(permWrite) && !v.writable {
 			return nil, nil, bus.NotAllowed("write access was asked for a file that is not writable")
 		}
-		if s.neededNot(ctx, a, &v.rec) {
+		if needed.reaches(&v.rec) {
 			continue
 		}
 		p, err := s.placement(c, v, a)
@@ -98,12 +100,6 @@ func (s *Service) add(ctx context.Context, call *bus.Call, fds []bus.FD, a addit
 		ids[which[i]] = id
 	}
 	return ids, m, nil
-}
-
-// neededNot reports whether as-needed was asked and the target can reach the
-// file itself.
-func (s *Service) neededNot(ctx context.Context, a addition, rec *record) bool {
-	return a.flags&addAsNeeded != 0 && a.target != "" && s.reaches(ctx, a.target, rec, a.perms.has(permWrite))
 }
 
 // placeFor is place under the caller's limit of documents.
@@ -210,7 +206,9 @@ func (s *Service) addNamed(ctx context.Context, call *bus.Call, f bus.FD, name [
 		s.log.Debug("directory refused", "caller", call.Caller.Name, "reason", err)
 		return "", nil, errInvalidFD()
 	}
-	if s.neededNot(ctx, a, &rec) {
+	needed := s.asNeeded(ctx, a)
+	defer needed.close()
+	if needed.reaches(&rec) {
 		return "", m, nil
 	}
 	p, err := s.placement(call.Caller, &verified{rec: rec, writable: true, limit: permAll}, a)

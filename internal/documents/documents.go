@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"docportal/internal/bus"
 	"docportal/internal/fuse"
@@ -44,6 +45,14 @@ type Options struct {
 	RuntimeDir string
 	// Home is the user's home directory, for the paths of flatpak's sandboxes.
 	Home string
+	// Env is the environment, for the places of the XDG base directory
+	// specification and of flatpak; nil for an empty one.
+	Env func(string) string
+	// ProfileDirs are the directories of sbx-run's profiles, in the order in
+	// which one adds to another.
+	ProfileDirs []string
+	// Snap is the snap command, "/usr/bin/snap" if empty.
+	Snap string
 	// Mount mounts the view.
 	Mount func(dir string, docs fuse.Documents) (View, error)
 	// NoRemount leaves the view unmounted when somebody else unmounted it,
@@ -60,6 +69,11 @@ type Service struct {
 	maxDocuments int
 	generation   atomic.Uint64 // changes with every change of a document
 	transfers    transfers
+
+	// asking has a place for each call that may look into what its target can
+	// reach, for accessTimeout at most.
+	asking        chan struct{}
+	accessTimeout time.Duration
 
 	// mu guards what follows. It is never held over a system call on a file,
 	// a commit of the store, or a call of anybody else's code.
@@ -85,15 +99,17 @@ func New(o Options) *Service {
 		o.Emit = func(string, string, string, string, ...any) error { return nil }
 	}
 	s := &Service{
-		o:            o,
-		log:          o.Log,
-		maxDocuments: MaxDocuments,
-		cache:        make(map[string]*document),
-		transient:    make(map[string]*document),
-		byPath:       make(map[string][]string),
-		byApp:        make(map[string]map[string]struct{}),
-		counts:       make(map[string]int),
-		pending:      make(map[string]int),
+		o:             o,
+		log:           o.Log,
+		maxDocuments:  MaxDocuments,
+		asking:        make(chan struct{}, accessSlots),
+		accessTimeout: accessTimeout,
+		cache:         make(map[string]*document),
+		transient:     make(map[string]*document),
+		byPath:        make(map[string][]string),
+		byApp:         make(map[string]map[string]struct{}),
+		counts:        make(map[string]int),
+		pending:       make(map[string]int),
 	}
 	s.transfers.init()
 	return s

@@ -297,6 +297,8 @@ func (s *Service) retrieve(ctx context.Context, tr *transfer, to *identity.Calle
 	if tr.writable {
 		a.perms |= permWrite
 	}
+	needed := s.asNeeded(ctx, a)
+	defer needed.close()
 	paths := []string{}
 	var all []placed
 	var which []int // index in paths
@@ -311,7 +313,7 @@ func (s *Service) retrieve(ctx context.Context, tr *transfer, to *identity.Calle
 			continue
 		}
 		paths = append(paths, rec.path)
-		if to.IsHost() || f.id == "" && s.neededNot(ctx, a, &rec) {
+		if to.IsHost() || f.id == "" && needed.reaches(&rec) {
 			continue
 		}
 		p, err := s.placement(tr.owner, &verified{rec: rec, writable: f.writable, id: f.id, limit: f.limit}, a)
