@@ -71,9 +71,15 @@ func newHome(t testing.TB) *home {
 	for _, d := range []string{"run", "data", "home", "share"} {
 		must(t, os.Mkdir(filepath.Join(h.dir, d), 0o700))
 	}
+	// The bus also knows the system's own services: none is started by itself.
+	for _, name := range []string{permstore.Name, documents.Name} {
+		file := filepath.Join(h.dir, "share", "dbus-1", "services", name+".service")
+		must(t, os.MkdirAll(filepath.Dir(file), 0o700))
+		must(t, os.WriteFile(file, []byte("[D-BUS Service]\nName="+name+"\nExec=/bin/false\n"), 0o600))
+	}
 	h.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.home(), "XDG_DATA_HOME=" + h.data(), "XDG_RUNTIME_DIR=" + filepath.Join(h.dir, "run"),
-		"XDG_DATA_DIRS=" + filepath.Join(h.dir, "share"), // no service is started by itself
+		"XDG_DATA_DIRS=" + filepath.Join(h.dir, "share"),
 		"GSETTINGS_BACKEND=memory", "GIO_USE_VFS=local", "LANG=C.UTF-8",
 	}
 	h.bus = testsession.StartBus(t, h.dir, h.env...)
