@@ -146,6 +146,57 @@ func TestFlatpakDocumentExportForbids(t *testing.T) {
 	d.wantDocument(id, file, map[string][]string{appB: allWords})
 }
 
+func TestFlatpakDocumentExportRefuses(t *testing.T) {
+	d := start(t)
+	file := d.file("letter.txt", "")
+	fifo := filepath.Join(d.Home, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	view := filepath.Join(d.mount(), d.export(file), "letter.txt")
+	before := d.documents("")
+	for _, c := range []struct {
+		message string
+		args    []string
+	}{
+		{"Invalid fd passed", []string{fifo}},
+		{"Invalid fd passed", []string{"/dev/null"}},
+		{"Invalid fd passed", []string{d.mount()}},
+		{"Invalid fd passed", []string{d.Runtime}}, // it contains the mount
+		{"Invalid fd passed", []string{filepath.Dir(view)}},
+		{"Invalid fd passed", []string{"--unique", view}},
+		{"not an app id", []string{"--app=firefox", file}},
+		{"not an app id", []string{"--app=", file}},
+	} {
+		d.fails(c.message, "flatpak", append([]string{"document-export"}, c.args...)...)
+	}
+	wantEqual(t, "documents", d.documents(""), before)
+}
+
+func TestFlatpakKnowsADocumentByItsPathInTheView(t *testing.T) {
+	d := start(t)
+	file, dir := d.file("letter.txt", ""), filepath.Dir(d.file("letters/one.txt", ""))
+	id, tree := d.export("--app="+appA, file), d.export(dir)
+	view, viewTree := filepath.Join(d.mount(), id, "letter.txt"), filepath.Join(d.mount(), tree, "letters")
+	wantEqual(t, "exported again", d.export(view), id)
+	wantEqual(t, "exported again from an app's view", filepath.Base(filepath.Dir(
+		d.run("flatpak", "document-export", filepath.Join(d.mount(), "by-app", appA, id, "letter.txt")))), id)
+	wantEqual(t, "a directory exported again", d.export(viewTree), tree)
+	inner := d.export(filepath.Join(viewTree, "one.txt"))
+	d.wantDocument(inner, filepath.Join(dir, "one.txt"), nil)
+	if err := os.Symlink("letter.txt", filepath.Join(d.Home, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(d.Home, "link"), d.Home + "/./letter.txt", dir + "/../letter.txt"} {
+		if got := d.run("flatpak", "document-info", path); !strings.HasPrefix(got, "id: "+id+"\n") {
+			t.Errorf("document-info %s:\n%s", path, got)
+		}
+	}
+	d.run("flatpak", "document-unexport", view)
+	d.run("flatpak", "document-unexport", viewTree)
+	wantEqual(t, "documents", d.documents(""), map[string]string{inner: filepath.Join(dir, "one.txt")})
+}
+
 // The command reads the reply to its own call wrongly and is killed by that;
 // the document is there.
 func TestFlatpakDocumentExportNoexist(t *testing.T) {

@@ -248,6 +248,12 @@ func TestGTKClipboardBetweenHostAndSandbox(t *testing.T) {
 		wantEqual(t, name+": what the app gets of itself", other.do(request{Op: "paste"}).Paths, []string{own})
 		// Back again, a document is the file that it stands for.
 		app.do(request{Op: "copy", Paths: got})
+		third := d.open(name, appB, display)
+		// What it was given it cannot give away.
+		if a := third.try(request{Op: "paste"}); a.Err == "" && len(a.Paths) != 0 {
+			t.Errorf("%s: a third app got %q", name, a.Paths)
+		}
+		wantEqual(t, "documents of the third app", d.documents(appB), map[string]string{})
 		wantEqual(t, name+": what the host gets back", host.do(request{Op: "paste"}).Paths, []string{letter})
 	}
 }
