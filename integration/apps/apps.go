@@ -12,6 +12,8 @@ package apps
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -21,19 +23,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"crypto/rand"
-	"encoding/binary"
 )
 
 // Screen is an X server without a screen, that only who has its cookie may
 // use.
 type Screen struct {
-	Display    string // DISPLAY
-	Authority  string // XAUTHORITY
-	cmd        *exec.Cmd
-	window     string // of the browser
-	screenshot int
+	Display   string // DISPLAY
+	Authority string // XAUTHORITY
+	cmd       *exec.Cmd
 }
 
 // startLimit is how long a program may take until it is ready.
@@ -65,9 +62,15 @@ func StartScreen(dir string, log *os.File) (*Screen, error) {
 	number, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
 		s.Close()
-		return nil, fmt.Errorf("Xvfb gave no display number: %w", err)
+		return nil, fmt.Errorf("no display number from Xvfb: %w", err)
 	}
 	s.Display = ":" + strings.TrimSpace(number)
+	// Keys for umlauts: what is on no key, xdotool puts on one for a moment,
+	// and not all programs notice in time.
+	if _, err := s.run(startLimit, "setxkbmap", "de"); err != nil {
+		s.Close()
+		return nil, err
+	}
 	return s, nil
 }
 

@@ -48,29 +48,31 @@ func (s *Screen) AwaitDialog() (*Dialog, error) {
 	return d, d.settled()
 }
 
-// settled waits until the dialog shows the same for a while: its list of files
-// is filled step by step, and no event says that all of it is there.
+// calm is how long a dialog that shows the same is thought to have done what
+// it was asked for: its list of files is filled step by step, and no event
+// says that all of it is there.
+const calm = 500 * time.Millisecond
+
+// settled waits until the dialog shows the same for a while.
 func (d *Dialog) settled() error {
-	last, same := "", 0
+	var last string
+	var since time.Time
 	return session.Await(dialogLimit, func() (bool, error) {
 		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
 		if err != nil {
 			return false, err
 		}
-		if same++; now != last {
-			last, same = now, 0
+		if now != last {
+			last, since = now, time.Now()
 		}
-		return same >= 2, nil
+		return time.Since(since) >= calm, nil
 	})
 }
 
-// Keys presses keys, by their names in X11.
+// Keys presses keys, by their names in X11, which do not end the dialog.
 func (d *Dialog) Keys(keys ...string) error {
 	if _, err := d.screen.Xdotool(append([]string{"key", "--clearmodifiers"}, keys...)...); err != nil {
 		return err
-	}
-	if !d.open() {
-		return nil
 	}
 	return d.settled()
 }
@@ -114,9 +116,25 @@ func (d *Dialog) Accept() error {
 	return d.Gone()
 }
 
-// Click clicks at a place in the dialog; negative numbers count from its right
+// Press clicks on the button at the bottom right, which ends the dialog.
+func (d *Dialog) Press() error {
+	if err := d.click(-50, -25); err != nil {
+		return err
+	}
+	return d.Gone()
+}
+
+// First selects the first file of the list.
+func (d *Dialog) First() error {
+	if err := d.click(300, 90); err != nil {
+		return err
+	}
+	return d.settled()
+}
+
+// click clicks at a place in the dialog; negative numbers count from its right
 // and bottom.
-func (d *Dialog) Click(x, y int) error {
+func (d *Dialog) click(x, y int) error {
 	width, height := d.screen.size(d.window)
 	if x < 0 {
 		x += width

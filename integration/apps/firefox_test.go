@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,6 +119,13 @@ func (d *desktop) firefox(options ...string) *Firefox {
 	return f
 }
 
+// in is the desktop in a subtest.
+func (d *desktop) in(t *testing.T) *desktop {
+	c := *d
+	c.T = t
+	return &c
+}
+
 // must ends the test on an error.
 func (d *desktop) must(err error) {
 	d.Helper()
@@ -176,18 +184,133 @@ func (d *desktop) choose(f *Firefox, selector string) *Dialog {
 	return dialog
 }
 
+// shortLimit is how long what is no large file may take.
+const shortLimit = 60 * time.Second
+
+// megabyte is 2^20 bytes.
+const megabyte = 1 << 20
+
+// The file that a person chose arrives at the server, byte for byte.
 func TestUpload(t *testing.T) {
 	d := start(t)
 	f := d.firefox()
 	d.must(f.Navigate(d.server.URL))
 
-	path, want := d.file("Documents/letter.txt", 1234)
-	dialog := d.choose(f, "#choose-one")
-	d.shot("dialog")
-	d.must(dialog.Path(path))
-	d.shot("path")
-	d.must(dialog.Accept())
-	d.wantUpload(20*time.Second, want)
-	d.shot("sent")
+	t.Run("one file", func(t *testing.T) {
+		d := d.in(t)
+		path, want := d.file("Documents/letter.txt", 1234)
+		dialog := d.choose(f, "#choose-one")
+		d.must(dialog.Path(path))
+		d.shot("dialog")
+		d.must(dialog.Accept())
+		d.wantUpload(shortLimit, want)
+		d.shot("sent")
+	})
+	t.Run("a typed name with spaces and umlauts", func(t *testing.T) {
+		d := d.in(t)
+		path, want := d.file("Documents/über die  Bäume, groß.txt", 4321)
+		dialog := d.choose(f, "#choose-one")
+		d.must(dialog.Path(path))
+		d.must(dialog.Accept())
+		d.wantUpload(shortLimit, want)
+	})
+	t.Run("a name with a newline", func(t *testing.T) {
+		d := d.in(t)
+		path, want := d.file("odd/two lines\nof a näme.txt", 777)
+		d.file("odd/zero.txt", 0)
+		dialog := d.choose(f, "#choose-one")
+		d.must(dialog.Path(filepath.Dir(path) + "/"))
+		d.must(dialog.Keys("Return"))
+		d.must(dialog.First())
+		d.shot("dialog")
+		d.must(dialog.Press())
+		// Browsers write a newline in a name like this (HTML, "multipart form data").
+		want.Name = strings.ReplaceAll(want.Name, "\n", "%0A")
+		d.wantUpload(shortLimit, want)
+	})
+	t.Run("several files", func(t *testing.T) {
+		d := d.in(t)
+		var want []Received
+		var dir string
+		for i, name := range []string{"empty.txt", "a.txt", "b c.txt", "ü.txt", "d\ne.txt"} {
+			path, r := d.file("several/"+name, int64(i*1000))
+			r.Name = strings.ReplaceAll(r.Name, "\n", "%0A")
+			dir, want = filepath.Dir(path), append(want, r)
+		}
+		dialog := d.choose(f, "#choose-many")
+		d.must(dialog.Path(dir + "/"))
+		d.must(dialog.Keys("Return"))
+		d.must(dialog.First())
+		d.must(dialog.Keys("ctrl+a"))
+		d.shot("dialog")
+		d.must(dialog.Press())
+		d.wantUpload(shortLimit, want...)
+	})
+	t.Run("a directory", func(t *testing.T) {
+		d := d.in(t)
+		var want []Received
+		for i, name := range []string{"1.txt", "deep/er/2 ä.txt", "deep/3.txt"} {
+			_, r := d.file("album/"+name, int64(i)*100+1)
+			r.Name = "album/" + name
+			want = append(want, r)
+		}
+		dialog := d.choose(f, "#choose-dir")
+		d.must(dialog.Path(filepath.Join(d.Home, "album")))
+		d.must(dialog.Keys("Return"))
+		d.shot("dialog")
+		d.must(dialog.Press())
+		time.Sleep(3 * time.Second)
+		d.shot("confirm")
+		d.wantUpload(shortLimit, want...)
+	})
+	t.Run("a big file", func(t *testing.T) {
+		d := d.in(t)
+		size, limit := int64(50*megabyte), shortLimit
+		if !testing.Short() {
+			size, limit = 2048*megabyte+1, 5*time.Minute
+		}
+		path, want := d.file("big.iso", size)
+		dialog := d.choose(f, "#choose-one")
+		d.must(dialog.Path(path))
+		d.must(dialog.Accept())
+		d.wantUpload(limit, want)
+		d.must(os.Remove(path))
+	})
+	d.must(f.Quit())
+}
+
+// What is saved lands where the dialog said, complete and alone.
+func TestSave(t *testing.T) {
+	d := start(t)
+	f := d.firefox()
+	d.must(f.Navigate(d.server.URL))
+	folder := filepath.Join(d.Home, "Saved")
+	d.must(os.Mkdir(folder, 0o755))
+
+	t.Run("a download", func(t *testing.T) {
+		d := d.in(t)
+		dialog := d.choose(f, "#download")
+		d.shot("dialog")
+		d.must(dialog.Path(folder + "/report of today.bin"))
+		d.must(dialog.Accept())
+		time.Sleep(3 * time.Second)
+		d.shot("after")
+		out, _ := exec.Command("ls", "-laR", folder).CombinedOutput()
+		d.Logf("%s", out)
+	})
+	t.Run("a page", func(t *testing.T) {
+		d := d.in(t)
+		d.must(f.ChromeScript(nil, `document.getElementById("Browser:SavePage").doCommand()`))
+		dialog, err := d.screen.AwaitDialog()
+		d.must(err)
+		d.shot("dialog")
+		d.must(dialog.Path(folder + "/page.html"))
+		d.shot("dialog")
+		d.must(dialog.Accept())
+		time.Sleep(3 * time.Second)
+		d.shot("after")
+		out, _ := exec.Command("ls", "-laR", folder).CombinedOutput()
+		d.Logf("%s", out)
+	})
 	d.must(f.Quit())
 }

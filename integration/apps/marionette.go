@@ -38,7 +38,7 @@ func DialMarionette(address string) (*Marionette, error) {
 			Protocol int `json:"marionetteProtocol"`
 		}
 		if err = json.Unmarshal(hello, &h); err == nil && h.Protocol != 3 {
-			err = fmt.Errorf("Marionette's protocol is %d, not 3", h.Protocol)
+			err = fmt.Errorf("protocol %d of Marionette, not 3", h.Protocol)
 		}
 	}
 	if err == nil {
@@ -63,7 +63,7 @@ func (m *Marionette) read() ([]byte, error) {
 	}
 	n, err := strconv.Atoi(strings.TrimSuffix(head, ":"))
 	if err != nil || n < 0 || n > maxMessage {
-		return nil, fmt.Errorf("Marionette announces a message of %q bytes", head)
+		return nil, fmt.Errorf("a message of %q bytes", head)
 	}
 	b := make([]byte, n)
 	_, err = io.ReadFull(m.in, b)
