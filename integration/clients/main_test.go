@@ -49,7 +49,7 @@ const (
 )
 
 // answerLimit is the time in which a program must have done its work.
-const answerLimit = 20 * time.Second
+const answerLimit = time.Minute
 
 // desktop is a session with a connection of its own.
 type desktop struct {
