@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"docportal/internal/bus"
@@ -42,16 +41,12 @@ var usual = timeouts{
 	calls:   500 * time.Millisecond,
 }
 
-const (
-	retryInterval = 5 * time.Millisecond // the store's lock has no event
-	quiet         = 5 * time.Millisecond // no calls for so long: none is on its way
-)
+const retryInterval = 5 * time.Millisecond // the store's lock has no event
 
 // daemon is one instance, from its start to its end.
 type daemon struct {
 	args       arguments
 	timeouts   timeouts
-	calls      atomic.Int32 // being answered, or on their way to it
 	log        *slog.Logger
 	runtimeDir string
 	conn       *bus.Conn
@@ -166,8 +161,6 @@ func (d *daemon) connect(ctx context.Context) error {
 	conn, err := bus.Dial(ctx, "", bus.Options{
 		Log: d.log,
 		Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
-			d.calls.Add(1)
-			defer d.calls.Add(-1)
 			<-ready
 			return resolver.Resolve(ctx, name)
 		},
@@ -208,8 +201,6 @@ func (d *daemon) watched(i *bus.Interface) *bus.Interface {
 	for n := range i.Methods {
 		handle := i.Methods[n].Handle
 		i.Methods[n].Handle = func(ctx context.Context, c *bus.Call) ([]any, error) {
-			d.calls.Add(1)
-			defer d.calls.Add(-1)
 			select {
 			case d.called <- struct{}{}:
 			default:
@@ -317,7 +308,7 @@ func (d *daemon) close() {
 		for _, name := range []string{documents.Name, permstore.Name} {
 			d.conn.ReleaseName(ctx, name)
 		}
-		d.finishCalls(ctx)
+		d.conn.Drain(ctx)
 		cancel()
 	}
 	if err := d.docs.Close(); err != nil {
@@ -331,25 +322,5 @@ func (d *daemon) close() {
 	}
 	if d.conn != nil {
 		d.conn.Close()
-	}
-}
-
-// finishCalls waits until the calls that the bus had handed over are answered.
-// Between their identification and their handling they are nowhere counted,
-// for a moment shorter than quiet.
-func (d *daemon) finishCalls(ctx context.Context) {
-	tick := time.NewTicker(quiet)
-	defer tick.Stop()
-	for idle := 0; idle < 2; {
-		select {
-		case <-tick.C:
-		case <-d.conn.Done():
-			return
-		case <-ctx.Done():
-			return
-		}
-		if idle++; d.calls.Load() != 0 {
-			idle = 0
-		}
 	}
 }

@@ -76,6 +76,7 @@ type Call struct {
 	method  *Method
 	cost    limits
 	account *account
+	batch   *batch
 }
 
 // Scan stores the arguments in dst, pointers to the types that Method lists,

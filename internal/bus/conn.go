@@ -60,6 +60,7 @@ type Conn struct {
 	peers    map[string]*peer
 	accounts map[string]*account // by app id, or unique name of a host caller
 	unknown  account             // of callers not yet identified
+	batch    *batch              // where the next call counts
 	quotas   quotas
 	watchers map[*Subscription]struct{}
 	giving   map[string]bool // names that ReleaseName is giving back
@@ -128,6 +129,7 @@ func start(f *os.File, o Options) (*Conn, error) {
 		objects:  make(map[string]*object),
 		peers:    make(map[string]*peer),
 		accounts: make(map[string]*account),
+		batch:    newBatch(nil),
 		quotas:   defaultQuotas(),
 		watchers: make(map[*Subscription]struct{}),
 		giving:   make(map[string]bool),

@@ -114,6 +114,8 @@ func (c *Conn) admit(h *header, iface *exported, method *Method) (*Call, *Error)
 		return nil, e
 	}
 	p.running++
+	call.batch = c.batch
+	c.batch.calls++
 	return call, nil
 }
 
@@ -246,7 +248,62 @@ func (c *Conn) finished(call *Call) {
 	call.files, call.data, call.body = nil, nil, nil
 	call.account.release(call.cost)
 	call.peer.running--
+	call.batch.calls--
+	call.batch.check()
 	c.settle(call.peer)
+}
+
+// batch is the calls that came between two Drains. All of it is guarded by
+// Conn.mu but done.
+type batch struct {
+	before *batch // of the Drain before; nil if that has no calls any more
+	calls  int    // admitted and not finished
+	closed bool   // a Drain waits for it: no more calls come
+	done   chan struct{}
+}
+
+func newBatch(before *batch) *batch { return &batch{before: before, done: make(chan struct{})} }
+
+func (b *batch) check() {
+	if b.closed && b.calls == 0 {
+		select {
+		case <-b.done:
+		default:
+			close(b.done)
+		}
+	}
+}
+
+// Drain waits until every call that was received before it is answered, its
+// reply queued; calls that come meanwhile do not count. After ReleaseName has
+// returned these are all the calls for that name: the bus sends what it had
+// for us first, and messages are taken in their order. The error is that of
+// ctx, or ErrClosed.
+func (c *Conn) Drain(ctx context.Context) error {
+	c.mu.Lock()
+	b := c.batch
+	b.closed = true
+	b.check()
+	next := newBatch(b)
+	c.batch = next
+	c.mu.Unlock()
+	for b != nil {
+		select {
+		case <-b.done:
+		case <-c.done:
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		c.mu.Lock()
+		before := b.before
+		c.mu.Unlock()
+		b = before
+	}
+	c.mu.Lock()
+	next.before = nil
+	c.mu.Unlock()
+	return nil
 }
 
 // run handles a call and answers it.

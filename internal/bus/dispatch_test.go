@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -831,6 +832,76 @@ func TestTheConnectionEndsWithCallsUnderWay(t *testing.T) {
 	}
 	c.Close()
 	sameFiles(t, before)
+}
+
+func TestADrainEndsWhenWhatCameBeforeItIsAnswered(t *testing.T) {
+	identified := make(chan struct{})
+	c, p := playBus(t, Options{Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
+		<-identified
+		return asHost(ctx, name)
+	}})
+	entered, leave := make(chan struct{}, 8), make(chan struct{})
+	echoer(c, Method{Name: "Wait", Handle: func(context.Context, *Call) ([]any, error) {
+		entered <- struct{}{}
+		<-leave
+		return nil, nil
+	}})
+	ctx := testContext(t)
+	if err := c.Drain(ctx); err != nil {
+		t.Fatal("without calls: ", err)
+	}
+	// The peer's message is handled in its turn, before the answer to ours.
+	first := p.send(echo("Wait", ""), nil, nil)
+	other := p.send(echo("Nothing", "s"), body(t, "s", "x"), nil) // refused, holds nothing up
+	if got := p.await(other).outcome(); got != "InvalidArgs" {
+		t.Fatal(got)
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := c.Drain(short); !errors.Is(err, context.Canceled) {
+		t.Error("one that is not identified yet: ", err)
+	}
+	close(identified)
+	<-entered
+	drained := make(chan error, 2)
+	go func() { drained <- c.Drain(ctx) }()
+	go func() { drained <- c.Drain(ctx) }()
+	for {
+		c.mu.Lock()
+		both := c.batch.before != nil && c.batch.before.before != nil && c.batch.before.before.before != nil
+		c.mu.Unlock()
+		if both {
+			break
+		}
+		runtime.Gosched()
+	}
+	second := p.send(echo("Wait", ""), nil, nil)
+	<-entered
+	select {
+	case err := <-drained:
+		t.Error("before the answer: ", err)
+	default:
+	}
+	leave <- struct{}{}
+	if got := p.await(first).outcome(); got != "" {
+		t.Error(got)
+	}
+	// The second call came later and still runs.
+	for range 2 {
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+	}
+	go func() { drained <- c.Drain(ctx) }()
+	leave <- struct{}{}
+	p.await(second)
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	if err := c.Drain(ctx); err != nil && !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
 }
 
 func TestRepliesAreBelievedOnlyOfWhoWasCalled(t *testing.T) {
