@@ -18,10 +18,23 @@ import (
 // rounds is the number of interleaved runs.
 const rounds = 20
 
+// parts are the comparisons; the arguments name some, none is all.
+var parts = []struct {
+	name string
+	run  func() error
+}{
+	{"start", startOfAnApp},
+	{"readiness", readiness},
+	{"store", permissionStores},
+}
+
 func main() {
 	status := 0
-	for _, part := range []func() error{startOfAnApp, readiness} {
-		if err := part(); err != nil {
+	for _, part := range parts {
+		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
+			continue
+		}
+		if err := part.run(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			status = 1
 		}
