@@ -56,6 +56,7 @@ type desktop struct {
 	*testing.T
 	*session.Session
 	conn *dbus.Conn
+	left []string // directories to remove when the session's processes have ended
 }
 
 // start starts a session that ends with the test, which fails if the session
@@ -67,6 +68,14 @@ func start(t *testing.T) *desktop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
+	d := &desktop{T: t}
+	t.Cleanup(func() {
+		for _, dir := range d.left {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	s, err := session.Start(session.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +93,8 @@ func start(t *testing.T) *desktop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &desktop{t, s, conn}
+	d.Session, d.conn = s, conn
+	return d
 }
 
 // file makes a file in the home directory and returns its path.

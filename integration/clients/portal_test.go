@@ -127,7 +127,7 @@ var (
 func (d *desktop) tap(o output, want ...string) {
 	d.Helper()
 	for _, m := range outdir.FindAllStringSubmatch(o.text, -1) {
-		d.Cleanup(func() { os.RemoveAll(m[1]) })
+		d.left = append(d.left, m[1])
 		if mounts, err := session.Mounts(m[1]); err != nil || len(mounts) != 0 {
 			d.Errorf("left mounted: %v (%v)", mounts, err)
 		}
@@ -179,7 +179,7 @@ func TestInstalledTestDocPortalVersion(t *testing.T) {
 	d := start(t)
 	o := d.end(d.installed("test-doc-portal", "--tap", "-p", "/db/version"))
 	for _, m := range outdir.FindAllStringSubmatch(o.text, -1) {
-		defer os.RemoveAll(m[1])
+		d.left = append(d.left, m[1])
 	}
 	if o.err != nil && !strings.Contains(o.text, "assertion failed (xdp_dbus_documents_get_version (documents) == 4): (5 == 4)") {
 		t.Errorf("%v\n%s", o.err, o.text)
