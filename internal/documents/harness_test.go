@@ -59,7 +59,17 @@ type options struct {
 
 func newSession(t *testing.T, o options) *session {
 	t.Helper()
-	s := &session{t: t, dir: t.TempDir()}
+	// Not t.TempDir, which has the test's name in it: a socket's is bounded.
+	dir, err := os.MkdirTemp("", "docs-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &session{t: t, dir: dir}
 	for _, d := range []struct {
 		at   *string
 		name string

@@ -16,6 +16,7 @@ type mounted struct {
 	view View
 	dir  string // as clients are told
 	real string // the same without links
+	home string // the user's home directory, without links
 	// ancestors are the directories that contain the mountpoint.
 	ancestors []fileID
 }
@@ -111,7 +112,10 @@ func (s *Service) tryMount(a *mounting) {
 
 func (s *Service) doMount() (*mounted, error) {
 	dir := s.MountDir()
-	m := &mounted{dir: dir}
+	m := &mounted{dir: dir, home: s.o.Home}
+	if home, err := filepath.EvalSymlinks(s.o.Home); err == nil {
+		m.home = home
+	}
 	above, err := filepath.EvalSymlinks(s.o.RuntimeDir)
 	if err != nil {
 		return nil, err

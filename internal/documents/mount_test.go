@@ -1,7 +1,6 @@
 package documents
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/fuse"
-	"docportal/internal/identity"
 )
 
 // The tests of this file are on a real mount.
@@ -346,98 +344,5 @@ func TestNoRemount(t *testing.T) {
 	s.mountPoint()
 	if len(mounts) != 1 {
 		t.Error("not mounted by the next call")
-	}
-}
-
-// TestSwapping: whoever replaces the file, its directory or both while it is
-// being added, at full speed, never makes a document of a file that the
-// descriptor is not.
-func TestSwapping(t *testing.T) {
-	s := newSession(t, options{})
-	a := s.sandboxed(appA, s.withDocuments(appA)...)
-	// The app can write all of dir. What it is after is secret/f.
-	secret := filepath.Join(s.secret, "f")
-	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f := s.file("dir/f", "own")
-	dir := filepath.Dir(f)
-	var ownDir unix.Stat_t
-	if err := unix.Stat(dir, &ownDir); err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.Open(f, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	steps := []func() error{
-		func() error { return os.Rename(f, f+"-own") },
-		func() error { return os.Symlink(secret, f) },
-		func() error { return os.Remove(f) },
-		func() error { return os.Rename(f+"-own", f) },
-		func() error { return os.Rename(dir, dir+"-own") },
-		func() error { return os.Symlink(s.secret, dir) },
-		func() error { return os.Remove(dir) },
-		func() error { return os.Rename(dir+"-own", dir) },
-	}
-	stop := make(chan struct{})
-	swaps := 0
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			for _, step := range steps {
-				if err := step(); err != nil {
-					t.Error(err)
-					return
-				}
-				swaps++
-			}
-			select {
-			case <-stop:
-				return
-			default:
-			}
-		}
-	})
-	// The verification alone, as often as it can, of a descriptor that the app
-	// opened once and of whatever is there when it is opened.
-	m, err := s.docs.mount(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	caller := &identity.Caller{Kind: identity.Flatpak, App: appA}
-	added, refused := 0, 0
-	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
-		v, err := s.docs.check(m, caller, fd, regularFile, true)
-		if err != nil {
-			refused++
-			continue
-		}
-		added++
-		if v.rec.ino != ownDir.Ino || v.rec.dev != ownDir.Dev || within(v.rec.path, s.secret) {
-			t.Fatalf("a document of %s (%+v)", v.rec.path, v.rec)
-		}
-	}
-	// And all the way.
-	shown := 0
-	for end := time.Now().Add(time.Second); time.Now().Before(end); {
-		r := a.do(request{Method: qualified("AddFull"), Files: []open{{f, 0}}, Args: []any{fdList{0}, uint32(addReuse), "", []string{}}})
-		switch r.Error {
-		case "":
-			shown++
-			if got := see(a, filepath.Join(a.doc, r.Body[0].([]string)[0], "f")); got == "secret" {
-				t.Fatal("the document shows a file that the app cannot open")
-			}
-		case invalidArgument, "ENOENT", "ELOOP": // or the app itself met the gap
-		default:
-			t.Fatal(r)
-		}
-	}
-	close(stop)
-	wg.Wait()
-	t.Logf("%d swaps, %d verified, %d refused, %d shown", swaps, added, refused, shown)
-	if added == 0 || refused == 0 || shown == 0 {
-		t.Error("the race was not met from both sides")
 	}
 }

@@ -166,17 +166,14 @@ func (s *Service) locate(m *mounted, c *identity.Caller, fd int, id fileID, kind
 	if !strings.HasPrefix(text, "/") {
 		return record{}, fmt.Errorf("%q is no path", text) // a pipe, a socket, or out of reach
 	}
-	var last error
-	for _, p := range c.HostPaths(text, identity.Dirs{Mount: m.real, Home: s.o.Home}) {
-		// A name that ends in " (deleted)" may be the kernel's remark or the
-		// file's own name: the identity decides, as for every other.
-		rec, err := s.verifyPath(m, p, id, kind)
-		if err == nil {
-			return rec, nil
-		}
-		last = err
+	p := c.HostPath(text, identity.Dirs{Mount: m.real, Home: m.home})
+	// The home directory's own name may have links in it, no other place's.
+	if home := s.o.Home; home != m.home && within(p, home) {
+		p = path.Join(m.home, strings.TrimPrefix(p, home))
 	}
-	return record{}, last
+	// A name that ends in " (deleted)" may be the kernel's remark or the
+	// file's own name: the identity decides, as for every other.
+	return s.verifyPath(m, p, id, kind)
 }
 
 func readFD(fd int) (string, error) {
@@ -189,7 +186,10 @@ func readFD(fd int) (string, error) {
 }
 
 // verifyPath opens what p names again and compares it with the descriptor's
-// identity. What it returns is what was opened, not what p said.
+// identity. What it returns is what was opened, and that is at p itself: who
+// can put a link in the place of a directory could lead to another one, with
+// another link of the same file in it, and would be shown what comes under that
+// name later.
 func (s *Service) verifyPath(m *mounted, p string, id fileID, kind fileKind) (record, error) {
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" {
 		return record{}, fmt.Errorf("%q is no path of a file", p)
@@ -200,14 +200,24 @@ func (s *Service) verifyPath(m *mounted, p string, id fileID, kind fileKind) (re
 			return record{}, err
 		}
 		defer unix.Close(dir)
-		return s.directoryRecord(m, dir, &id)
+		rec, err := s.directoryRecord(m, dir, &id)
+		return at(p, rec, err)
 	}
-	dir, err := openDir(path.Dir(p), 0)
+	dir, err := openDir(path.Dir(p), unix.O_NOFOLLOW)
 	if err != nil {
 		return record{}, err
 	}
 	defer unix.Close(dir)
-	return s.nameRecord(m, dir, path.Base(p), &id)
+	rec, err := s.nameRecord(m, dir, path.Base(p), &id)
+	return at(p, rec, err)
+}
+
+// at is the record if its place is p.
+func at(p string, rec record, err error) (record, error) {
+	if err == nil && rec.path != p {
+		return record{}, fmt.Errorf("%q leads to %q", p, rec.path)
+	}
+	return rec, err
 }
 
 func openDir(p string, flags int) (int, error) {

@@ -216,7 +216,7 @@ func FuzzMetadata(f *testing.F) {
 	})
 }
 
-func TestHostPaths(t *testing.T) {
+func TestAPathOfTheSandboxIsOneOnTheHost(t *testing.T) {
 	d := Dirs{Mount: "/run/user/1/doc", Home: "/home/u"}
 	app := &Caller{Kind: Flatpak, App: "a.b.C"}
 	full := &Caller{Kind: Flatpak, App: "a.b.C", AppPath: "/var/lib/app/files", RuntimePath: "/var/lib/rt/files"}
@@ -228,31 +228,31 @@ func TestHostPaths(t *testing.T) {
 		name string
 		c    *Caller
 		path string
-		want []string
+		want string
 	}{
-		{"the host's own", &Caller{}, "/newroot/x", []string{"/newroot/x"}},
-		{"as it is", app, "/home/u/x", []string{"/home/u/x"}},
-		{"bwrap's new root", app, "/newroot/home/u/x", []string{"/home/u/x"}},
-		{"a name like it", app, "/newroots/x", []string{"/newroots/x"}},
-		{"the documents", app, "/run/flatpak/doc/1234/x", []string{"/run/user/1/doc/1234/x", "/run/flatpak/doc/1234/x"}},
-		{"the documents themselves", app, "/run/flatpak/doc", []string{"/run/user/1/doc", "/run/flatpak/doc"}},
-		{"a name like theirs", app, "/run/flatpak/documents", []string{"/run/flatpak/documents"}},
-		{"the host's usr", app, "/run/host/usr/share/x", []string{"/usr/share/x", "/run/host/usr/share/x"}},
-		{"the host's etc", app, "/run/host/etc/x", []string{"/etc/x", "/run/host/etc/x"}},
-		{"the app without a path", app, "/app/x", []string{"/app/x"}},
-		{"the runtime without a path", app, "/usr/x", []string{"/usr/x"}},
-		{"the app", full, "/app/x", []string{"/var/lib/app/files/x", "/app/x"}},
-		{"the runtime", full, "/usr/x", []string{"/var/lib/rt/files/x", "/usr/x"}},
-		{"new root and runtime", full, "/newroot/usr/x", []string{"/var/lib/rt/files/x", "/usr/x"}},
-		{"the app's configuration", app, "/var/config/x", []string{"/home/u/.var/app/a.b.C/config/x", "/var/config/x"}},
-		{"the app's data", app, "/var/data/x", []string{"/home/u/.var/app/a.b.C/data/x", "/var/data/x"}},
-		{"the rest of var", app, "/var/cache/x", []string{"/var/cache/x"}},
-		{"longest bind first", bound, "/home/u/Music/x", []string{"/home/u/Music/x", "/home/u/.var/app/a.b.C/Music/x", "/host/root/home/u/Music/x"}},
-		{"a bind's own path", bound, "/home/u", []string{"/home/u/.var/app/a.b.C", "/host/root/home/u", "/home/u"}},
-		{"the later of two equal binds", bound, "/mnt/x", []string{"/srv/second/x", "/srv/first/x", "/host/root/mnt/x", "/mnt/x"}},
-		{"a bind of the root", bound, "/run/host/opt/x", []string{"/opt/x", "/host/root/run/host/opt/x", "/run/host/opt/x"}},
+		{"the host's own", &Caller{}, "/newroot/x", "/newroot/x"},
+		{"as it is", app, "/home/u/x", "/home/u/x"},
+		{"bwrap's new root", app, "/newroot/home/u/x", "/home/u/x"},
+		{"a name like it", app, "/newroots/x", "/newroots/x"},
+		{"the documents", app, "/run/flatpak/doc/1234/x", "/run/user/1/doc/1234/x"},
+		{"the documents themselves", app, "/run/flatpak/doc", "/run/user/1/doc"},
+		{"a name like theirs", app, "/run/flatpak/documents", "/run/flatpak/documents"},
+		{"the host's usr", app, "/run/host/usr/share/x", "/usr/share/x"},
+		{"the host's etc", app, "/run/host/etc/x", "/etc/x"},
+		{"the app without a path", app, "/app/x", "/app/x"},
+		{"the runtime without a path", app, "/usr/x", "/usr/x"},
+		{"the app", full, "/app/x", "/var/lib/app/files/x"},
+		{"the runtime", full, "/usr/x", "/var/lib/rt/files/x"},
+		{"new root and runtime", full, "/newroot/usr/x", "/var/lib/rt/files/x"},
+		{"the app's configuration", app, "/var/config/x", "/home/u/.var/app/a.b.C/config/x"},
+		{"the app's data", app, "/var/data/x", "/home/u/.var/app/a.b.C/data/x"},
+		{"the rest of var", app, "/var/cache/x", "/var/cache/x"},
+		{"longest bind first", bound, "/home/u/Music/x", "/home/u/Music/x"},
+		{"a bind's own path", bound, "/home/u", "/home/u/.var/app/a.b.C"},
+		{"the later of two equal binds", bound, "/mnt/x", "/srv/second/x"},
+		{"a bind of the root", bound, "/run/host/opt/x", "/opt/x"},
 	} {
-		if got := test.c.HostPaths(test.path, d); !slices.Equal(got, test.want) {
+		if got := test.c.HostPath(test.path, d); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -89,6 +90,11 @@ func (r *Resolver) flatpak(root int) (*Caller, error) {
 	c, err := parseFlatpak(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, p := range []*string{&c.AppPath, &c.RuntimePath} {
+		if real, err := filepath.EvalSymlinks(*p); *p != "" && err == nil {
+			*p = real
+		}
 	}
 	// Without believable mounts the caller is who it is all the same.
 	if Ours(c.InstanceID) {

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"path"
-	"slices"
 	"strings"
 )
 
@@ -12,30 +11,21 @@ type Dirs struct {
 	Home  string // the user's home directory
 }
 
-// HostPaths returns where a path of the caller may be on the host, the likely
-// ones first. It only spells paths: which of them is the file that the caller
-// means, if any, is known by comparing device and inode.
-func (c *Caller) HostPaths(name string, d Dirs) []string {
+// HostPath returns where a path of the caller is on the host. It only spells
+// paths: whether that is the file that the caller means is known by comparing
+// device and inode. There is no second guess: a file that is at another place
+// than the one that the app's mounts lead to is not what the app opened, even
+// if it is the same file by another link.
+func (c *Caller) HostPath(name string, d Dirs) string {
 	if c.IsHost() {
-		return []string{name}
+		return name
 	}
 	// A descriptor opened while bwrap was still setting up is spelt so.
 	if rest, ok := below(name, "/newroot"); ok {
 		name = path.Clean("/" + rest)
 	}
-	var all []string
-	add := func(base, rest string) {
-		if base == "" {
-			return
-		}
-		if p := path.Join(base, rest); !slices.Contains(all, p) {
-			all = append(all, p)
-		}
-	}
-	for _, b := range byLength(c.Binds) {
-		if rest, ok := below(name, b.Sandbox); ok {
-			add(b.Host, rest)
-		}
+	if b, rest, ok := c.bind(name); ok {
+		return path.Join(b.Host, rest)
 	}
 	data := ""
 	if d.Home != "" && c.App != "" {
@@ -50,12 +40,22 @@ func (c *Caller) HostPaths(name string, d Dirs) []string {
 		{"/var/config", joinTo(data, "config")},
 		{"/var/data", joinTo(data, "data")},
 	} {
-		if rest, ok := below(name, m.sandbox); ok {
-			add(m.host, rest)
+		if rest, ok := below(name, m.sandbox); ok && m.host != "" {
+			return path.Join(m.host, rest)
 		}
 	}
-	add(name, "")
-	return all
+	return name
+}
+
+// bind is the mount that a path of the sandbox is on: the one with the longest
+// path, of equal ones the last, which covers those before it.
+func (c *Caller) bind(name string) (on Bind, rest string, ok bool) {
+	for _, b := range c.Binds {
+		if r, here := below(name, b.Sandbox); here && (!ok || len(b.Sandbox) >= len(on.Sandbox)) {
+			on, rest, ok = b, r, true
+		}
+	}
+	return on, rest, ok
 }
 
 func joinTo(dir, name string) string {
@@ -72,13 +72,4 @@ func below(name, dir string) (rest string, ok bool) {
 		return rest, ok
 	}
 	return rest, rest == "" || rest[0] == '/'
-}
-
-// byLength returns binds with the longest sandbox path first; of equal ones the
-// last, which covers those before it.
-func byLength(binds []Bind) []Bind {
-	sorted := slices.Clone(binds)
-	slices.Reverse(sorted)
-	slices.SortStableFunc(sorted, func(a, b Bind) int { return len(b.Sandbox) - len(a.Sandbox) })
-	return sorted
 }
