@@ -150,12 +150,13 @@ func TestNoDocumentNamesAFileThatTheCallerCouldNotHaveOpened(t *testing.T) {
 // race: the parent is a link when the portal looks.
 func TestAnotherLinkOfTheFileIsNoWayToItsDirectory(t *testing.T) {
 	s := newSession(t, unmounted(newFakeView()))
-	f := s.file("dir/f", "own")
-	dir := filepath.Dir(f)
-	if err := errors.Join(os.Link(f, filepath.Join(s.secret, "f")), os.Rename(dir, dir+"-own"), os.Symlink(s.secret, dir)); err != nil {
+	f := s.file("dir/sub/f", "own")
+	dir := filepath.Join(s.home, "dir")
+	secret := filepath.Join(s.secret, "sub/f")
+	if err := errors.Join(os.Mkdir(filepath.Dir(secret), 0o700), os.Link(f, secret), os.Rename(dir, dir+"-own"), os.Symlink(s.secret, dir)); err != nil {
 		t.Fatal(err)
 	}
-	id, err := statAt(unix.AT_FDCWD, filepath.Join(s.secret, "f"), 0)
+	id, err := statAt(unix.AT_FDCWD, secret, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,12 +167,12 @@ func TestAnotherLinkOfTheFileIsNoWayToItsDirectory(t *testing.T) {
 	if rec, err := s.docs.verifyPath(m, f, id, regularFile); err == nil {
 		t.Errorf("%s became %s", f, rec.path)
 	}
-	if _, err := s.docs.verifyPath(m, filepath.Join(dir+"-own", "f"), id, regularFile); err != nil {
+	if _, err := s.docs.verifyPath(m, filepath.Join(dir+"-own", "sub/f"), id, regularFile); err != nil {
 		t.Error(err)
 	}
 	// Nor is the host's file of the name that a mount of the sandbox has.
 	elsewhere := &identity.Caller{Kind: identity.Flatpak, App: appA, Binds: []identity.Bind{{Host: s.home, Sandbox: s.secret}}}
-	fd, err := unix.Open(filepath.Join(s.secret, "f"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(secret, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

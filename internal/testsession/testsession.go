@@ -92,7 +92,7 @@ func asOrdinaryUser() (status int, err error) {
 	cmd.Dir = tmp
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp, "HOME=" + tmp}
 	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "DOCPORTAL_TEST_") {
+		if strings.HasPrefix(kv, "DOCPORTAL_") {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
