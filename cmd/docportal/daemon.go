@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -128,7 +127,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		select {
 		case <-rest:
 			rest = nil
-			debug.FreeOSMemory()
+			giveBack()
 		case <-ctx.Done():
 			d.log.Info("ending")
 			return nil
