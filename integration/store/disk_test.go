@@ -128,7 +128,7 @@ func TestAFullDisk(t *testing.T) {
 	all("with room")
 	p.stop(syscall.SIGTERM)
 	h.mustRun("check")
-	p = h.daemon()
+	h.daemon()
 	all("at last")
 	if n < 10 {
 		t.Errorf("only %d entries fit", n)
