@@ -1,11 +1,16 @@
 package integration
 
 import (
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -255,9 +260,9 @@ func TestAKilledSbxRunLeavesNothing(t *testing.T) {
 }
 
 func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
-	rounds := 30
+	rounds := 210
 	if os.Getenv("DOCPORTAL_LONG") != "" {
-		rounds = 1000
+		rounds = 3000
 	}
 	s := start(t)
 	mountPoint(t, connect(t, s))
@@ -265,15 +270,29 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var left []session.Process
-	gone := func() (bool, error) {
-		var err error
-		left, err = s.Processes()
-		left = slices.DeleteFunc(left, func(p session.Process) bool { return !isSandbox(s, p) })
-		return len(left) == 0, err
+	before, err := session.Mounts(s.Runtime)
+	if err != nil {
+		t.Fatal(err)
 	}
+	// A third of the rounds run while others want the processors.
+	var load sync.WaitGroup
+	var busy atomic.Bool
+	defer load.Wait()
+	defer busy.Store(false)
 	for i := range rounds {
-		moment := time.Duration(i%30) * 2 * time.Millisecond
+		if i == rounds*2/3 {
+			busy.Store(true)
+			for range 2 * runtime.NumCPU() {
+				load.Go(func() {
+					for busy.Load() {
+					}
+				})
+			}
+		}
+		// All moments come up evenly, whatever the number of rounds.
+		_, part := math.Modf(float64(i) * math.Phi)
+		moment := time.Duration(part * float64(120*time.Millisecond))
+		victim := []string{"the first process", "the second process", "the first process", "both", "the first process", "the second process"}[i%6]
 		// Its input never ends: it ends by the kill alone.
 		cmd := s.Command("sbx-run", profile)
 		in, err := cmd.StdinPipe()
@@ -284,25 +303,42 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(moment) // not a wait: the moment
-		cmd.Process.Kill()
-		cmd.Wait()
-		in.Close()
-		if session.Await(limit/5, gone) == nil {
-			continue
-		}
-		// Bubblewrap binds its child's life to its own a moment after the
-		// child began: one that was killed in between stays, waiting, until
-		// the next start ends it. None of them has begun the program.
-		for _, p := range left {
-			if strings.HasPrefix(p.Command, filepath.Join(s.Home, "program")) {
-				t.Errorf("killed after %v: the program runs: %+v", moment, p)
+		second := 0
+		if victim != "the first process" {
+			if second = childOf(cmd.Process.Pid); second != 0 {
+				syscall.Kill(second, syscall.SIGKILL)
 			}
 		}
-		theNextStartCleansUp(t, s)
+		if victim != "the second process" || second == 0 {
+			cmd.Process.Kill()
+		}
+		cmd.Wait()
+		var left []session.Process
+		gone := func() (bool, error) {
+			var err error
+			left, err = s.Processes()
+			left = slices.DeleteFunc(left, func(p session.Process) bool { return !isSandbox(s, p) })
+			return len(left) == 0, err
+		}
+		// Of both killed at once, a child of bubblewrap's can be left that waits
+		// for its parent until the next start; the program it is not.
+		if victim == "both" && session.Await(limit/10, gone) != nil {
+			for _, p := range left {
+				if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)); err != nil || filepath.Base(exe) != "bwrap" {
+					t.Errorf("%s killed after %v: still runs: %+v", victim, moment, p)
+				}
+			}
+			theNextStartCleansUp(t, s)
+		}
 		if err := session.Await(limit, gone); err != nil {
-			t.Fatalf("killed after %v, and after the next start: %v: %+v", moment, err, left)
+			t.Fatalf("%s killed after %v: %v: %+v", victim, moment, err, left)
+		}
+		in.Close()
+		if mounts, err := session.Mounts(s.Runtime); err != nil || !slices.Equal(mounts, before) {
+			t.Fatalf("%s killed after %v: mounts %v (%v), want %v", victim, moment, mounts, err, before)
 		}
 	}
+	busy.Store(false)
 	theNextStartCleansUp(t, s)
 	// Who was killed while it made the directory leaves a part of it, which
 	// could be another's work under way: a start takes it a minute later.
@@ -317,9 +353,23 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 	}
 }
 
+// childOf is a child of a process, 0 if it has none.
+func childOf(pid int) int {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for field := range strings.FieldsSeq(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				return child
+			}
+		}
+	}
+	return 0
+}
+
 // isSandbox reports whether a process is a part of a sandbox.
 func isSandbox(s *session.Session, p session.Process) bool {
-	return strings.Contains(p.Command, "bwrap") || strings.Contains(p.Command, "xdg-dbus-proxy") ||
+	return strings.Contains(p.Command, "sbx-") || strings.Contains(p.Command, "bwrap") || strings.Contains(p.Command, "xdg-dbus-proxy") ||
 		strings.HasPrefix(p.Command, filepath.Join(s.Home, "program"))
 }
 

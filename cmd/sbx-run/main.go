@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
@@ -31,22 +33,55 @@ const (
 )
 
 func main() {
+	if sandbox.IsGate(os.Args) {
+		os.Exit(sandbox.Gate(os.Args))
+	}
+	// What we inherited beyond the three standard files is not for the app.
+	unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	args, keeper, ok := kept(os.Args[1:])
+	if !ok {
+		os.Exit(keep())
+	}
 	// The kernel kills a child when the thread that started it ends; the main
 	// thread ends last.
 	runtime.LockOSThread()
-	// What we inherited beyond the three standard files is not for the app.
-	unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
-	os.Exit(run(os.Args[1:]))
+	os.Exit(work(args, keeper))
 }
 
-func run(args []string) int {
+// work is the worker. It returns the exit status.
+func work(args []string, keeper *os.File) int {
+	becomeSubreaper()
+	defer sandbox.EndChildren()
+	w := &worker{signals: make(chan os.Signal, 8), defaults: ignoreTerminal()}
+	for _, sig := range sandbox.Forwarded {
+		if !signal.Ignored(sig) {
+			signal.Notify(w.signals, sig)
+		}
+	}
+	var end context.CancelCauseFunc
+	w.ctx, end = context.WithCancelCause(context.Background())
+	go hear(keeper, w.signals, func() { end(errKeeperEnded) })
+	return w.run(args)
+}
+
+// worker is what a start gets from the keeper.
+type worker struct {
+	ctx      context.Context // ends with the keeper
+	signals  chan os.Signal
+	defaults []syscall.Signal
+}
+
+func (w *worker) run(args []string) int {
 	o, status := parse(args)
 	if o == nil {
 		return status
 	}
-	status, err := o.run()
+	status, err := o.run(w)
 	if err == nil {
 		return status
+	}
+	if errors.Is(err, errKeeperEnded) { // nobody to tell
+		return exitFailed
 	}
 	fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
 	var unusable *sandbox.Unusable
@@ -91,7 +126,7 @@ func parse(args []string) (o *options, status int) {
 // exit carries --help's and --version's wish to end out of the parser.
 type exit int
 
-func (o *options) run() (int, error) {
+func (o *options) run(w *worker) (int, error) {
 	exe, _ := os.Executable() // without it there is one place less to look
 	dirs := sandbox.ProfileDirs(os.Getenv, exe)
 	if o.List {
@@ -123,6 +158,7 @@ func (o *options) run() (int, error) {
 	starter := &sandbox.Starter{
 		Warn:  func(format string, args ...any) { fmt.Fprintf(os.Stderr, "sbx-run: "+format+"\n", args...) },
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Signals: w.signals, Defaults: w.defaults,
 	}
 	if o.Verbose {
 		for _, w := range plan.Warnings {
@@ -147,7 +183,7 @@ func (o *options) run() (int, error) {
 			return mountPoint(ctx, host.SessionBus.Address)
 		}
 	}
-	return starter.Run(context.Background(), plan)
+	return starter.Run(w.ctx, plan)
 }
 
 // find looks a program up in PATH.

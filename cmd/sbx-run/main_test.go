@@ -18,12 +18,17 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"docportal/internal/sandbox"
 )
 
 // asUser is set in the copy of the test that runs as an ordinary user.
 const asUser = "SBX_RUN_TEST_AS_USER"
 
 func TestMain(m *testing.M) {
+	if sandbox.IsGate(os.Args) { // in a sandbox, sbx-run has no name
+		os.Exit(sandbox.Gate(os.Args))
+	}
 	if os.Getuid() == 0 && os.Getenv(asUser) == "" && strings.HasSuffix(filepath.Base(os.Args[0]), ".test") {
 		status, err := runAsUser()
 		if err != nil {
@@ -209,7 +214,7 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	} else if err != nil {
 		ts.Fatalf("%v", err)
 	}
-	if got != want {
+	if (got == want) == neg {
 		ts.Fatalf("exit status %d, want %d", got, want)
 	}
 }
@@ -274,11 +279,26 @@ func processWith(text string) string {
 	return ""
 }
 
-// killed NAME SIGNAL: sends a signal to a background program of the script.
+// killed SIGNAL [worker]: sends a signal to the background programs of the
+// script, or to the second process of each.
 func killed(ts *testscript.TestScript, neg bool, args []string) {
-	sig := map[string]os.Signal{"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1}[args[0]]
+	sig := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1}[args[0]]
 	for _, cmd := range ts.BackgroundCmds() {
-		ts.Check(cmd.Process.Signal(sig))
+		if len(args) == 1 {
+			ts.Check(cmd.Process.Signal(sig))
+			continue
+		}
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
+		ts.Check(err)
+		for _, task := range tasks {
+			children, err := os.ReadFile(task)
+			ts.Check(err)
+			for field := range strings.FieldsSeq(string(children)) {
+				pid, err := strconv.Atoi(field)
+				ts.Check(err)
+				ts.Check(syscall.Kill(pid, sig))
+			}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,8 +24,8 @@ type Features struct {
 }
 
 // probe asks bwrap for its options.
-func probe(bwrap string) (Features, error) {
-	out, err := exec.Command(bwrap, "--help").CombinedOutput()
+func probe(ctx context.Context, bwrap string) (Features, error) {
+	out, err := exec.CommandContext(ctx, bwrap, "--help").CombinedOutput()
 	if err != nil {
 		return Features{}, fmt.Errorf("%s --help: %w", bwrap, err)
 	}
@@ -206,17 +208,25 @@ func (pl *Plan) proxyRules(fs *files, sync *os.File) []string {
 	return rules
 }
 
-// appFiles are the descriptors of a start that the app's bwrap gets.
-type appFiles struct{ info, block, sync *os.File }
+// appFiles are what of a start the app's bwrap gets.
+type appFiles struct {
+	info, block, sync *os.File
+	gate              *gate
+	defaults          []syscall.Signal
+}
 
 // appBwrap is the command line of the app's bwrap, without bwrap.
 func (pl *Plan) appBwrap(ft Features, fs *files, a appFiles) []string {
-	return append([]string{"--args", fs.data("bwrap-args", join(pl.appOptions(ft, fs, a))), "--"}, pl.Command...)
+	args := []string{"--args", fs.data("bwrap-args", join(pl.appOptions(ft, fs, a))), "--"}
+	g := a.gate
+	return append(args, gateCommand(fs.add(g.exe), fs.add(g.innerOpen), fs.add(g.innerHello), a.defaults, pl.Command)...)
 }
 
 // appArgv is the app's command line with nothing in files, for people.
 func (pl *Plan) appArgv(ft Features) []string {
-	return append(append(pl.appOptions(ft, &files{dry: true}, appFiles{}), "--"), pl.Command...)
+	fs := &files{dry: true}
+	args := append(pl.appOptions(ft, fs, appFiles{}), "--")
+	return append(args, gateCommand(fs.add(nil), fs.add(nil), fs.add(nil), nil, pl.Command)...)
 }
 
 // appOptions are the options of the app's bwrap.

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -97,7 +98,7 @@ func printRule(w io.Writer, rule string) {
 // PrintArgv writes the command lines of a start, one argument a line as a
 // shell would read it, with --args files in place.
 func (s *Starter) PrintArgv(out io.Writer, pl *Plan) error {
-	ft, err := probe(s.Bwrap)
+	ft, err := probe(context.Background(), s.Bwrap)
 	if err != nil {
 		return err
 	}

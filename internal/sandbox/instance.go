@@ -162,8 +162,6 @@ func collect(parent string) {
 		if lock(ref, unix.F_WRLCK) == nil {
 			endWaiting(e.Name())
 			os.RemoveAll(dir)
-		} else {
-			endOrphan(dir)
 		}
 		ref.Close()
 	}
@@ -173,10 +171,10 @@ func collect(parent string) {
 // instance that it was made for.
 const memfdMark = "@"
 
-// endWaiting ends what bubblewrap had begun for an instance whose sbx-run was
-// killed: a child whose bwrap is killed before it was let go waits for ever,
-// and holds the files that were made for the program. Only bwrap itself is
-// ended: such a file could have been given to anybody.
+// endWaiting ends what bubblewrap had begun for an instance when both processes
+// of sbx-run were killed at once: a child whose bwrap is killed before it was
+// let go waits for ever, and holds the files that were made for the program.
+// Only bwrap itself is ended: such a file could have been given to anybody.
 func endWaiting(id string) {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range processes {
@@ -208,34 +206,6 @@ func holds(proc, id string) bool {
 		}
 	}
 	return false
-}
-
-// endOrphan ends a sandbox whose sbx-run was killed in the moment before bwrap
-// had bound its life to it. It is known by its own metadata, which has the
-// instance id in it; whoever has other metadata is left alone.
-func endOrphan(dir string) {
-	text, _ := os.ReadFile(filepath.Join(dir, "pid"))
-	holder, err := strconv.Atoi(string(text))
-	if err != nil || holder <= 1 || unix.Kill(holder, 0) != unix.ESRCH {
-		return
-	}
-	report, _ := os.ReadFile(filepath.Join(dir, "bwrapinfo.json"))
-	child, err := childPID(report)
-	if err != nil {
-		return
-	}
-	info, err := os.ReadFile(filepath.Join(dir, "info"))
-	if err != nil || len(info) == 0 {
-		return
-	}
-	fd, err := unix.PidfdOpen(child, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	if checkInfo(child, info) == nil {
-		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	}
 }
 
 // Running is an instance of sbx-run that is running.

@@ -351,7 +351,7 @@ func TestArguments(t *testing.T) {
 			}
 		}
 		i := slices.Index(args, "--")
-		if i < 0 || !slices.Equal(args[i+2:], []string{"-c", "true"}) {
+		if i < 0 || !IsGate(args[i+1:]) || !slices.Equal(args[len(args)-2:], []string{"-c", "true"}) {
 			t.Errorf("%s: command %q", c.name, args)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shrink gives back the memory that only the start needed: what remains is to
+// Shrink gives back the memory that only the start needed: what remains is to
 // wait for as long as the app runs. The program's own code is dropped, too; the
 // kernel reads back the few pages that waiting needs. Failing is harmless.
-func shrink() {
+func Shrink() {
 	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {

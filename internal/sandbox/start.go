@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -40,35 +39,88 @@ type Starter struct {
 	// Warn tells the user something that does not end the start.
 	Warn                  func(format string, args ...any)
 	Stdin, Stdout, Stderr *os.File
+	// Signals are what the app is told. One that ends programs ends the start.
+	Signals <-chan os.Signal
+	// Defaults are signals that this process ignores, and bwrap with it, and
+	// that the app is not to ignore: those of the terminal.
+	Defaults []syscall.Signal
 }
+
+// interrupted says that a signal ended the start.
+type interrupted struct{ sig syscall.Signal }
+
+func (i interrupted) Error() string { return i.sig.String() }
 
 // Run carries a plan out: it makes the instance, starts the proxy, checks the
 // identity, starts the app, waits for it, and returns its exit status, 128+n
-// after a signal. An error means that the program has not run.
+// after a signal. An error means that the program has not run. When ctx ends,
+// so does everything that was started.
 //
 // The caller's goroutine must be locked to a thread that lives as long as the
 // process: the kernel kills the proxy when the thread that started it ends.
 func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	// From here on a signal must not end us before we have cleaned up.
-	signals := make(chan os.Signal, 8)
-	for _, sig := range forwarded {
-		if !signal.Ignored(sig) { // as nohup(1) has it, also for the app
-			signal.Notify(signals, sig)
+	starting, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	started, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case sig := <-s.Signals:
+				if sig := sig.(syscall.Signal); ends(sig) {
+					abort(interrupted{sig})
+				}
+			case <-started:
+				return
+			}
 		}
+	}()
+	// Whatever the start has made goes when we return, in reverse.
+	var made cleanup
+	defer made.run()
+	app, err := s.start(starting, pl, &made)
+	close(started)
+	<-watched
+	if cause := context.Cause(starting); cause != nil { // more to the point than what it led to
+		if i, ok := errors.AsType[interrupted](cause); ok {
+			return 128 + int(i.sig), nil
+		}
+		return 0, cause
 	}
-	defer signal.Stop(signals)
+	if err != nil {
+		return 0, err
+	}
+	if err := app.open(); err != nil {
+		return 0, err
+	}
+	pl.Close()
+	Shrink()
+	return app.wait(ctx, s.Signals)
+}
 
+// cleanup is what a start has to undo.
+type cleanup []func()
+
+func (c *cleanup) add(f func()) { *c = append(*c, f) }
+
+func (c *cleanup) run() {
+	for i := len(*c) - 1; i >= 0; i-- {
+		(*c)[i]()
+	}
+}
+
+// start makes the sandbox, with the gate in front of the program closed.
+func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart, error) {
 	// Nothing is lost by beginning these early: one asks, one only reads.
-	probed := async(func() (Features, error) { return probe(s.Bwrap) })
-	documents := async(func() (*documentsView, error) { return s.documents(ctx, pl) })
-	defer func() {
+	probed := async(func() (Features, error) { return probe(ctx, s.Bwrap) })
+	asking, cancel := context.WithCancel(ctx)
+	documents := async(func() (*documentsView, error) { return s.documents(asking, pl) })
+	made.add(func() {
 		cancel()
 		if v := <-documents; v.value != nil && v.value.file != nil {
 			v.value.file.Close()
 		}
-	}()
+	})
 
 	buses := []BusAddress{pl.Host.SessionBus}
 	if pl.SystemBus {
@@ -76,76 +128,71 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	}
 	scope, err := checkAbstract(pl.Network, buses, landlockABI())
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if pl.Network && !scope && pl.Env["DISPLAY"] != "" {
 		s.Warn("the app can reach an abstract X11 socket: %v", errNoScopes)
 	}
 
 	if err := pl.Host.SessionBus.reach(ctx); err != nil {
-		return 0, fmt.Errorf("the session bus does not answer: %w", err)
+		return nil, fmt.Errorf("the session bus does not answer: %w", err)
 	}
 
 	// The instance.
 	collect(pl.Host.instances())
 	if err := pl.makeDirs(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	in, err := newInstance(pl.Host.instances(), pl.Instance, pl.Metadata)
 	if err != nil {
-		return 0, fmt.Errorf("instance directory: %w", err)
+		return nil, fmt.Errorf("instance directory: %w", err)
 	}
-	defer in.Remove()
+	made.add(in.Remove)
 	found := <-probed
 	if found.err != nil {
-		return 0, found.err
+		return nil, found.err
 	}
 
 	// The proxy comes up while the document portal thinks.
 	proxy, err := s.startProxy(pl, found.value)
 	if err != nil {
-		return 0, fmt.Errorf("xdg-dbus-proxy: %w", err)
+		return nil, fmt.Errorf("xdg-dbus-proxy: %w", err)
 	}
-	defer proxy.stop()
+	made.add(proxy.stop)
 	view := <-documents
 	documents = done(view)
 	switch {
 	case view.err != nil:
-		s.Warn("starting without documents: %v", view.err)
+		if ctx.Err() == nil {
+			s.Warn("starting without documents: %v", view.err)
+		}
 	case view.value != nil:
 		f := view.value.file
 		view.value.file = nil // the plan's now
 		if err := pl.addDocuments(view.value.mount, f); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := in.writeBinds(pl.Binds()); err != nil {
-		return 0, fmt.Errorf("instance directory: %w", err)
+		return nil, fmt.Errorf("instance directory: %w", err)
 	}
-	if err := proxy.ready(pl); err != nil {
-		return 0, fmt.Errorf("xdg-dbus-proxy: %w", err)
+	if err := proxy.ready(ctx, pl); err != nil {
+		return nil, fmt.Errorf("xdg-dbus-proxy: %w", err)
 	}
 
 	// The app, held back until everything about it is known to be true.
 	app, err := s.startApp(pl, found.value, scope, proxy)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer app.kill()
-	if err := app.identify(pl, in, proxy, found.value); err != nil {
-		return 0, err
+	made.add(app.kill)
+	if err := app.identify(ctx, pl, in, proxy, found.value); err != nil {
+		return nil, err
 	}
-	for range len(signals) {
-		if sig := (<-signals).(syscall.Signal); ends(sig) {
-			return 128 + int(sig), nil
-		}
+	if err := app.release(ctx); err != nil {
+		return nil, err
 	}
-	if err := app.release(); err != nil {
-		return 0, err
-	}
-	pl.Close()
-	shrink()
-	return app.wait(signals)
+	return app, nil
 }
 
 type result[T any] struct {
@@ -242,9 +289,9 @@ func (p *part) reap() {
 }
 
 // report reads what bwrap says about the process that it started.
-func (p *part) report() ([]byte, error) {
+func (p *part) report(ctx context.Context) ([]byte, error) {
 	defer p.info.Close()
-	p.info.SetReadDeadline(time.Now().Add(infoWait))
+	defer readBy(ctx, p.info, infoWait)()
 	var all []byte
 	buf := make([]byte, 4096)
 	for {
@@ -276,6 +323,12 @@ func (p *part) report() ([]byte, error) {
 	return all, nil
 }
 
+// readBy bounds reads of f by a time and by ctx, until done is called.
+func readBy(ctx context.Context, f *os.File, limit time.Duration) (done func() bool) {
+	f.SetReadDeadline(time.Now().Add(limit))
+	return context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+}
+
 // childPID finds "child-pid": N in bwrap's report.
 func childPID(report []byte) (int, error) {
 	_, rest, ok := bytes.Cut(report, []byte(`"child-pid":`))
@@ -289,6 +342,19 @@ func childPID(report []byte) (int, error) {
 		return 0, fmt.Errorf("bwrap's report names no child: %q", report)
 	}
 	return pid, nil
+}
+
+// procState is the state of a process as ps(1) has it.
+func procState(pid int) (byte, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	i := bytes.LastIndexByte(data, ')')
+	if i < 0 || len(data) < i+3 {
+		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, data)
+	}
+	return data[i+2], nil
 }
 
 // procStat reads the parent and the start time (in clock ticks since boot) of
@@ -312,22 +378,13 @@ func (p *part) alive() bool {
 	return p.pidfd >= 0 && unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil
 }
 
-// kill ends bwrap and all that runs in it, and waits for bwrap.
+// kill ends bwrap and all that runs in it, and waits for bwrap. A child that
+// nobody has heard of yet comes to this process or its keeper (EndChildren).
 func (p *part) kill() {
-	// The child first. While it waits for --block-fd, bwrap has not yet bound
-	// its life to that of its parent, and it would wait for ever; and bwrap
-	// ends by itself after it. The child is the first process of its pid
-	// namespace: all others die with it.
+	// The child is the first process of its pid namespace: all others die with
+	// it. It may not have bound its life to bwrap's yet.
 	if p.pidfd >= 0 {
 		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-	} else {
-		p.killChildren()
-	}
-	select {
-	case <-p.ended:
-	case <-time.After(time.Second):
-		// It may have had no child yet: one that gave up its report before.
-		p.killChildren()
 	}
 	p.cmd.Process.Kill()
 	<-p.ended
@@ -374,15 +431,15 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 
 // ready waits until the proxy serves, and checks that it is what portals will
 // take for the app.
-func (p *proxyPart) ready(pl *Plan) error {
-	if _, err := p.report(); err != nil {
+func (p *proxyPart) ready(ctx context.Context, pl *Plan) error {
+	if _, err := p.report(ctx); err != nil {
 		return err
 	}
 	var err error
 	if _, p.start, err = procStat(p.child); err != nil {
 		return err
 	}
-	p.sync.SetReadDeadline(time.Now().Add(partWait))
+	defer readBy(ctx, p.sync, partWait)()
 	if n, err := p.sync.Read(make([]byte, 1)); n != 1 {
 		return fmt.Errorf("it did not become ready: %w", err)
 	}
@@ -470,9 +527,9 @@ func (p *proxyPart) stop() {
 // appPart is the app's sandbox.
 type appPart struct {
 	*part
-	block  *os.File // a byte lets the program run
+	block  *os.File // a byte lets bwrap go on to the gate
+	gate   *gate
 	thread chan struct{}
-	ran    bool
 }
 
 func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) (*appPart, error) {
@@ -487,19 +544,16 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 		return nil, err
 	}
 	defer blockR.Close()
-	// bwrap takes the end of the pipe for a permission, too. So it gets a
-	// descriptor that also writes: as long as it waits there is no end, even
-	// if we are killed.
-	block, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", blockR.Fd()), os.O_RDWR, 0)
+	g, err := newGate()
 	if err != nil {
 		infoR.Close()
 		blockW.Close()
 		return nil, err
 	}
-	defer block.Close()
+	defer g.started()
 	fs := &files{id: pl.Instance}
-	args := pl.appBwrap(ft, fs, appFiles{infoW, block, proxy.sync})
-	a := &appPart{block: blockW, thread: make(chan struct{})}
+	args := pl.appBwrap(ft, fs, appFiles{infoW, blockR, proxy.sync, g, s.Defaults})
+	a := &appPart{block: blockW, gate: g, thread: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine, and bwrap with
@@ -522,6 +576,7 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 	if err := <-started; err != nil {
 		infoR.Close()
 		blockW.Close()
+		g.close()
 		return nil, err
 	}
 	a.reap()
@@ -532,8 +587,8 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 
 // identify waits for bwrap's report and reads everything back that says who
 // the app is.
-func (a *appPart) identify(pl *Plan, in *Instance, proxy *proxyPart, ft Features) error {
-	report, err := a.report()
+func (a *appPart) identify(ctx context.Context, pl *Plan, in *Instance, proxy *proxyPart, ft Features) error {
+	report, err := a.report(ctx)
 	if err != nil {
 		return fmt.Errorf("bwrapinfo.json: %w", err)
 	}
@@ -547,7 +602,7 @@ func (a *appPart) identify(pl *Plan, in *Instance, proxy *proxyPart, ft Features
 		return err
 	}
 	if !ft.BindFD {
-		if err := a.compare(pl); err != nil {
+		if err := a.compare(ctx, pl); err != nil {
 			return err
 		}
 	}
@@ -559,13 +614,15 @@ func (a *appPart) identify(pl *Plan, in *Instance, proxy *proxyPart, ft Features
 
 // compare checks that what bwrap bound by path is what we had opened before.
 // The metadata is the last thing that bwrap mounts.
-func (a *appPart) compare(pl *Plan) error {
+func (a *appPart) compare(ctx context.Context, pl *Plan) error {
 	deadline := time.Now().Add(partWait)
 	for checkInfo(a.child, pl.Metadata) != nil {
 		// There is no event for "bwrap has mounted everything".
 		select {
 		case <-a.ended:
 			return errors.New("bwrap ended")
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		case <-time.After(time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -614,37 +671,72 @@ func covered(later []Mount, dest string) bool {
 	return false
 }
 
-// release lets the program run.
-func (a *appPart) release() error {
+// release lets bwrap go on to the gate, and waits until the gate is there and
+// everything in the sandbox ends with bwrap.
+func (a *appPart) release(ctx context.Context) error {
 	defer a.block.Close()
 	if _, err := a.block.Write([]byte{1}); err != nil {
 		return err
 	}
-	a.ran = true
+	defer readBy(ctx, a.gate.hello, partWait)()
+	if err := a.gate.greet(); err != nil {
+		return err
+	}
+	// The gate is the second process; the first one, which ends all others with
+	// it, may still be at work. It binds its life to bwrap's and then does
+	// nothing but wait, which is the only event there is.
+	deadline := time.Now().Add(partWait)
+	for {
+		state, err := procState(a.child)
+		if err != nil {
+			return errNoGate
+		}
+		if state == 'S' {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the sandbox does not become ready")
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// open lets the program run.
+func (a *appPart) open() error {
+	defer a.gate.close()
+	if _, err := a.gate.open.WriteString(gateOpen); err != nil {
+		return errNoGate
+	}
 	return nil
 }
 
 // kill ends the app if it still runs, and its thread.
 func (a *appPart) kill() {
+	a.gate.close()
 	a.block.Close()
 	a.part.kill()
 	close(a.thread)
 }
 
-// forwarded are the signals that the app gets when we get them.
-var forwarded = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGCONT}
+// Forwarded are the signals that the app gets when sbx-run gets them.
+var Forwarded = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH, unix.SIGCONT}
 
 // ends reports whether a signal asks a program to end.
 func ends(sig syscall.Signal) bool {
 	return sig == unix.SIGTERM || sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGQUIT
 }
 
-// wait passes signals on until the app has ended.
-func (a *appPart) wait(signals <-chan os.Signal) (int, error) {
+// wait passes signals on until the app has ended, or has to end with ctx.
+func (a *appPart) wait(ctx context.Context, signals <-chan os.Signal) (int, error) {
 	for {
 		select {
 		case sig := <-signals:
 			a.forward(sig.(syscall.Signal))
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
 		case <-a.ended:
 			ws := a.cmd.ProcessState.Sys().(syscall.WaitStatus)
 			if ws.Signaled() {
@@ -658,11 +750,11 @@ func (a *appPart) wait(signals <-chan os.Signal) (int, error) {
 // forward sends a signal to the program: the child of the sandbox's first
 // process, which is bwrap's own.
 func (a *appPart) forward(sig syscall.Signal) {
-	if !a.alive() {
-		return
+	if !a.alive() || (sig == unix.SIGINT || sig == unix.SIGQUIT) && foreground() {
+		return // the terminal has sent it to the app, too
 	}
 	sent := false
-	a.eachChild(a.child, func(pidfd int) {
+	eachChild(a.child, func(pidfd int) {
 		sent = unix.PidfdSendSignal(pidfd, sig, nil, 0) == nil || sent
 	})
 	if !sent && ends(sig) { // the program has not begun yet
@@ -670,12 +762,30 @@ func (a *appPart) forward(sig syscall.Signal) {
 	}
 }
 
-func (p *part) killChildren() {
-	p.eachChild(p.cmd.Process.Pid, func(pidfd int) { unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) })
+// foreground reports whether our process group has the terminal.
+func foreground() bool {
+	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// EndChildren kills all children of this process and those that come to it,
+// as a subreaper, until there are none. Nothing else may wait for them.
+func EndChildren() {
+	for {
+		eachChild(os.Getpid(), func(pidfd int) { unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) })
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // eachChild calls f with a pidfd of every child of a process of ours.
-func (p *part) eachChild(parent int, f func(pidfd int)) {
+func eachChild(parent int, f func(pidfd int)) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	for _, task := range tasks {
 		data, _ := os.ReadFile(task)

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"docportal/internal/sandbox"
+)
+
+// Sbx-run is two processes, each of which ends what the other leaves when it is
+// killed: there are moments in which a process of bwrap's is bound to nobody's
+// life. The keeper is the one that was called. It starts the other with its own
+// arguments, tells it of signals, and passes its exit status on. The worker
+// learns of the keeper's end by the end of the pipe between them. Orphans of
+// either come to the other, since both are subreapers.
+
+// keptMark is the worker's first argument.
+const keptMark = "--kept-by="
+
+// keep is the keeper. It returns the exit status.
+func keep() int {
+	becomeSubreaper()
+	restore := saveTerminal()
+	defer restore()
+	r, w, err := os.Pipe()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+		return exitFailed
+	}
+	defer w.Close()
+	signals := make(chan os.Signal, 8)
+	for _, sig := range sandbox.Forwarded {
+		if !signal.Ignored(sig) { // as nohup(1) has it, also for the app
+			signal.Notify(signals, sig)
+		}
+	}
+	// Not by a path: the file could have been exchanged for a newer one.
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: append([]string{os.Args[0], keptMark + "3"}, os.Args[1:]...),
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{r},
+	}
+	err = cmd.Start()
+	r.Close()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+		return exitFailed
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait()
+	}()
+	sandbox.Shrink()
+	for {
+		select {
+		case sig := <-signals:
+			w.Write([]byte{byte(sig.(syscall.Signal))}) // fails when the worker has ended
+		case <-ended:
+			sandbox.EndChildren()
+			ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
+			if ws.Signaled() {
+				return 128 + int(ws.Signal())
+			}
+			return ws.ExitStatus()
+		}
+	}
+}
+
+// kept reports whether this process is a worker, and takes the mark off its
+// arguments. Pipe is where the keeper tells of signals; it ends with the
+// keeper.
+func kept(args []string) (rest []string, pipe *os.File, ok bool) {
+	if len(args) == 0 || !strings.HasPrefix(args[0], keptMark) {
+		return args, nil, false
+	}
+	if args[0] != keptMark+"3" {
+		return args, nil, false
+	}
+	unix.SetNonblock(3, true)
+	return args[1:], os.NewFile(3, "keeper"), true
+}
+
+// errKeeperEnded ends a worker.
+var errKeeperEnded = errors.New("killed")
+
+// hear reads what the keeper tells until it ends, and calls end then.
+func hear(pipe *os.File, signals chan<- os.Signal, end func()) {
+	defer end()
+	buf := make([]byte, 16)
+	for {
+		n, err := pipe.Read(buf)
+		for _, b := range buf[:n] {
+			select {
+			case signals <- syscall.Signal(b):
+			default: // as many are waiting already
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// ignoreTerminal has this process and bwrap ignore the signals that a terminal
+// sends to all of its foreground: they are the app's. It returns those that
+// the app must not ignore.
+func ignoreTerminal() (defaults []syscall.Signal) {
+	for _, sig := range []syscall.Signal{unix.SIGINT, unix.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			signal.Ignore(sig)
+			defaults = append(defaults, sig)
+		}
+	}
+	return defaults
+}
+
+func becomeSubreaper() {
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) // cannot fail
+}
+
+// saveTerminal returns a function that puts the terminal's modes back, which a
+// program that was killed may have changed; not if it is another's by then.
+func saveTerminal() (restore func()) {
+	before, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err != nil {
+		return func() {}
+	}
+	return func() {
+		after, err := unix.IoctlGetTermios(0, unix.TCGETS)
+		if err != nil || *after == *before {
+			return
+		}
+		group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+		if err != nil || group != unix.Getpgrp() && unix.Kill(-group, 0) != unix.ESRCH {
+			return
+		}
+		signal.Ignore(unix.SIGTTOU)
+		unix.IoctlSetTermios(0, unix.TCSETSW, before)
+	}
+}
