@@ -20,7 +20,7 @@ func TestTheManagerIsForTheHost(t *testing.T) {
 	got := make(map[string]dbus.Signature)
 	for _, m := range i.Methods {
 		got[m.Name] = dbus.Signature{In: m.In, Out: m.Out}
-		for name, caller := range map[string]*identity.Caller{"nobody": nil, "an app": {App: "org.a.A"}} {
+		for name, caller := range map[string]*identity.Caller{"nobody": nil, "an app": {Kind: identity.Flatpak, App: "org.a.A"}} {
 			_, err := m.Handle(context.Background(), &bus.Call{Caller: caller, Sender: ":1.1"})
 			var e *bus.Error
 			if !errors.As(err, &e) || e.Name != "org.freedesktop.portal.Error.NotAllowed" {
