@@ -20,6 +20,8 @@ func TestMain(m *testing.M) {
 		writeUntilKilled(os.Getenv("PERMSTORE_TEST_DIR"))
 	case "full disk":
 		os.Exit(onFullDisk(os.Getenv("PERMSTORE_TEST_DIR")))
+	case "file size limit":
+		os.Exit(withAFileSizeLimit(os.Getenv("PERMSTORE_TEST_DIR")))
 	default:
 		os.Exit(m.Run())
 	}

@@ -198,42 +198,69 @@ func (tx *Tx) scan(b *bolt.Bucket, prefix []byte, yield func(key []byte) (next [
 	if err := tx.usable(); err != nil {
 		return err
 	}
-	var c *bolt.Cursor
-	seek, key := prefix, []byte(nil)
+	var (
+		c    *bolt.Cursor
+		keys [][]byte
+		seek = prefix
+		want = 1 // keys to read at once: to guard each would cost more than to read it
+	)
 	for {
 		if err := tx.usable(); err != nil {
 			return err
 		}
+		keys = keys[:0]
 		err := tx.guard(func() error {
-			var k []byte
 			if c == nil {
 				c = b.Cursor()
 			}
-			if seek == nil {
-				k, _ = c.Next()
-			} else {
-				k, _ = c.Seek(seek)
-			}
-			key = nil
-			if k != nil && bytes.HasPrefix(k, prefix) {
-				key = bytes.Clone(k)
+			var copied []byte // the map may be gone when yield uses its key
+			for len(keys) < want {
+				var k []byte
+				if seek == nil {
+					k, _ = c.Next()
+				} else {
+					k, _ = c.Seek(seek)
+					seek = nil
+				}
+				if k == nil || !bytes.HasPrefix(k, prefix) {
+					break
+				}
+				n := len(copied)
+				copied = append(copied, k...)
+				keys = append(keys, copied[n:len(copied):len(copied)])
 			}
 			return nil
 		})
-		if err != nil || key == nil {
+		seek = nil
+		for _, key := range keys {
+			next, more := yield(key)
+			if !more {
+				return nil
+			}
+			if seek = next; seek != nil {
+				break
+			}
+			if tx.writable {
+				// yield may have changed the bucket: a cursor does not survive
+				// that, so it is one key at a time.
+				seek = append(key, 0)
+			}
+		}
+		switch {
+		case err != nil:
 			return err
-		}
-		next, more := yield(key)
-		if !more {
+		case seek != nil:
+			want = 1
+		case len(keys) < want:
 			return nil
-		}
-		seek = next
-		if seek == nil && tx.writable {
-			// yield may have changed the bucket: a cursor does not survive that.
-			seek = append(key, 0)
+		default:
+			want = min(2*want, maxAtOnce)
 		}
 	}
 }
+
+// maxAtOnce bounds the keys that a scan reads at once.
+const maxAtOnce = 256
 
 // IDs calls yield for each id of a table, sorted by bytes, until it returns
 // false. In Update, yield may change entries.
