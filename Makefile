@@ -4,6 +4,7 @@
 #   make demo       set up this machine and show the main job, step by step
 #   make check      set up this machine and run every test
 #   make check-long the same, with each long test in full
+#   make check-apps set up this machine and test with real applications: Firefox
 #   make bench      set up this machine and print the comparisons
 #   make install    DESTDIR= PREFIX=/usr/local
 #
@@ -70,6 +71,10 @@ check-long:
 	scripts/setup test
 	scripts/check --long
 
+check-apps:
+	scripts/setup apps
+	scripts/check-apps
+
 bench:
 	scripts/setup bench
 	scripts/staged bench
@@ -80,4 +85,4 @@ fmt:
 clean:
 	rm -rf bin dist
 
-.PHONY: all build install uninstall demo check check-long bench fmt clean
+.PHONY: all build install uninstall demo check check-long check-apps bench fmt clean

@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -105,7 +106,22 @@ func (d *Dialog) Gone() error {
 	if err != nil {
 		return fmt.Errorf("the dialog %q stays: %w", d.Title, err)
 	}
-	return nil
+	return d.screen.focusBrowser()
+}
+
+// browserClass is the class of Firefox's windows.
+const browserClass = "firefox"
+
+// focusBrowser gives the keys back to the browser, as a window manager does
+// when a dialog goes.
+func (s *Screen) focusBrowser() error {
+	for _, w := range s.Windows(browserClass) {
+		if width, height := s.size(w); width > 300 && height > 200 {
+			_, err := s.Xdotool("windowfocus", "--sync", w)
+			return err
+		}
+	}
+	return errors.New("the browser has no window")
 }
 
 // Accept presses Enter, which ends the dialog.
@@ -127,6 +143,50 @@ func (d *Dialog) Press() error {
 // First selects the first file of the list.
 func (d *Dialog) First() error {
 	if err := d.click(300, 90); err != nil {
+		return err
+	}
+	return d.settled()
+}
+
+// Replace says yes to the question whether to replace a file, which is a
+// window of its own, and ends the dialog.
+func (d *Dialog) Replace() error {
+	for _, w := range d.screen.Windows(dialogClass) {
+		if w == d.window {
+			continue
+		}
+		if width, height := d.screen.size(w); width < 200 || height < 80 {
+			continue
+		}
+		q := &Dialog{screen: d.screen, window: w}
+		if err := q.settled(); err != nil {
+			return err
+		}
+		if err := q.click(-60, -20); err != nil {
+			return err
+		}
+		return d.Gone()
+	}
+	return errors.New("no question came")
+}
+
+// Kind chooses from the list of kinds of files, which is above the buttons,
+// the one so many entries below the present one.
+func (d *Dialog) Kind(down int) error {
+	if err := d.click(-60, -70); err != nil {
+		return err
+	}
+	for range down {
+		if err := d.Keys("Down"); err != nil {
+			return err
+		}
+	}
+	return d.Keys("Return")
+}
+
+// Home opens the home directory, by its entry in the list of places.
+func (d *Dialog) Home() error {
+	if err := d.click(60, 60); err != nil {
 		return err
 	}
 	return d.settled()

@@ -20,8 +20,8 @@ const FirefoxID = "org.mozilla.firefox"
 const profileName = "person"
 
 // prefs are what a browser in a closed room needs: no connections of its own,
-// no questions at the start. Nothing of them is about files or sandboxes, but
-// for "always ask where to save".
+// no questions at the start, buttons that can be pressed at once. Nothing of
+// them is about files or sandboxes.
 const prefs = `
 user_pref("marionette.port", 0);
 user_pref("app.normandy.enabled", false);
@@ -68,8 +68,8 @@ user_pref("services.settings.server", "data:,#remote-settings-dummy/v1");
 user_pref("toolkit.telemetry.enabled", false);
 user_pref("toolkit.telemetry.server", "");
 user_pref("toolkit.telemetry.unified", false);
-user_pref("browser.download.useDownloadDir", false);
 user_pref("browser.download.alwaysOpenPanel", false);
+user_pref("security.dialog_enable_delay", 0);
 `
 
 // Firefox is a Firefox in its sandbox.
@@ -144,6 +144,33 @@ func StartFirefox(s *session.Session, log *os.File, options ...string) (*Firefox
 		return nil, err
 	}
 	return f, nil
+}
+
+// Ask has Firefox ask where to save what is downloaded, or not, as its
+// settings do.
+func (f *Firefox) Ask(always bool) error {
+	return f.ChromeScript(nil, `Services.prefs.setBoolPref("browser.download.useDownloadDir", !arguments[0])`, always)
+}
+
+// Save asks for the dialog that saves the page, as Ctrl+S does.
+func (f *Firefox) Save() error {
+	return f.ChromeScript(nil, `document.getElementById("Browser:SavePage").doCommand()`)
+}
+
+// Confirm says yes to a question that Firefox asks in the window.
+func (f *Firefox) Confirm() error {
+	var no *Error
+	err := session.Await(startLimit, func() (bool, error) {
+		err := f.Do("WebDriver:AcceptAlert", nil, nil)
+		if errors.As(err, &no) && no.Code == "no such alert" {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("no question came: %w", err)
+	}
+	return nil
 }
 
 // Quit has Firefox end by itself and returns what sbx-run ended with.

@@ -6,13 +6,17 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -255,12 +259,11 @@ func TestUpload(t *testing.T) {
 			want = append(want, r)
 		}
 		dialog := d.choose(f, "#choose-dir")
-		d.must(dialog.Path(filepath.Join(d.Home, "album")))
-		d.must(dialog.Keys("Return"))
+		d.must(dialog.Home())
+		d.must(dialog.First())
 		d.shot("dialog")
 		d.must(dialog.Press())
-		time.Sleep(3 * time.Second)
-		d.shot("confirm")
+		d.must(f.Confirm())
 		d.wantUpload(shortLimit, want...)
 	})
 	t.Run("a big file", func(t *testing.T) {
@@ -279,38 +282,263 @@ func TestUpload(t *testing.T) {
 	d.must(f.Quit())
 }
 
-// What is saved lands where the dialog said, complete and alone.
+// wantSaved checks that a folder comes to hold these files and nothing else.
+func (d *desktop) wantSaved(folder string, want map[string]string) {
+	d.Helper()
+	var got map[string]string
+	err := session.Await(shortLimit, func() (bool, error) {
+		got = map[string]string{}
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			return false, err
+		}
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(folder, e.Name()))
+			if err != nil { // a temporary file that has gone, or a directory
+				got[e.Name()] = err.Error()
+				continue
+			}
+			got[e.Name()] = string(b)
+		}
+		return maps.Equal(got, want), nil
+	})
+	if err != nil {
+		for name, data := range got {
+			d.Errorf("%s: %d bytes, want %d: %.40q", name, len(data), len(want[name]), data)
+		}
+		d.Fatalf("%s holds %d files, want %d: %v", folder, len(got), len(want), err)
+	}
+}
+
+// What is saved lands where the dialog said, complete, with nothing beside it.
 func TestSave(t *testing.T) {
 	d := start(t)
 	f := d.firefox()
-	d.must(f.Navigate(d.server.URL))
 	folder := filepath.Join(d.Home, "Saved")
+	want := map[string]string{"old.bin": "what was there before, and is replaced"}
 	d.must(os.Mkdir(folder, 0o755))
+	d.must(os.WriteFile(filepath.Join(folder, "old.bin"), []byte(want["old.bin"]), 0o644))
 
 	t.Run("a download", func(t *testing.T) {
 		d := d.in(t)
+		d.must(f.Ask(true))
+		d.must(f.Navigate(d.server.URL))
 		dialog := d.choose(f, "#download")
+		d.must(dialog.Path(folder + "/report für today.bin"))
 		d.shot("dialog")
-		d.must(dialog.Path(folder + "/report of today.bin"))
 		d.must(dialog.Accept())
-		time.Sleep(3 * time.Second)
-		d.shot("after")
-		out, _ := exec.Command("ls", "-laR", folder).CombinedOutput()
-		d.Logf("%s", out)
+		want["report für today.bin"] = string(download)
+		d.wantSaved(folder, want)
+		d.shot("saved")
 	})
-	t.Run("a page", func(t *testing.T) {
+	t.Run("a download over a file that is there", func(t *testing.T) {
 		d := d.in(t)
-		d.must(f.ChromeScript(nil, `document.getElementById("Browser:SavePage").doCommand()`))
+		d.must(f.Navigate(d.server.URL))
+		dialog := d.choose(f, "#download")
+		d.must(dialog.Path(folder + "/old.bin"))
+		d.must(dialog.Keys("Return")) // it asks whether to replace the file
+		d.shot("dialog")
+		d.must(dialog.Replace())
+		want["old.bin"] = string(download)
+		d.wantSaved(folder, want)
+	})
+	t.Run("a page without pictures, complete", func(t *testing.T) {
+		d := d.in(t)
+		d.must(f.Navigate(d.server.URL + "plain"))
+		d.must(f.Save())
 		dialog, err := d.screen.AwaitDialog()
 		d.must(err)
-		d.shot("dialog")
-		d.must(dialog.Path(folder + "/page.html"))
+		d.must(dialog.Path(folder + "/plain.html"))
 		d.shot("dialog")
 		d.must(dialog.Accept())
-		time.Sleep(3 * time.Second)
-		d.shot("after")
-		out, _ := exec.Command("ls", "-laR", folder).CombinedOutput()
-		d.Logf("%s", out)
+		// Firefox writes such a page anew; what counts is that all of it is there.
+		d.must(session.Await(shortLimit, func() (bool, error) {
+			b, err := os.ReadFile(folder + "/plain.html")
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return false, err
+			}
+			text := strings.TrimSpace(string(b))
+			want["plain.html"] = string(b)
+			return strings.Contains(text, plainText) && strings.HasSuffix(text, "</html>"), nil
+		}))
+		d.wantSaved(folder, want)
+	})
+	t.Run("a page, HTML only", func(t *testing.T) {
+		d := d.in(t)
+		d.must(f.Navigate(d.server.URL + "picture"))
+		d.must(f.Save())
+		dialog, err := d.screen.AwaitDialog()
+		d.must(err)
+		d.must(dialog.Path(folder + "/only.html"))
+		d.must(dialog.Kind(1))
+		d.shot("dialog")
+		d.must(dialog.Press())
+		want["only.html"] = picturePage
+		d.wantSaved(folder, want)
+	})
+	// A Firefox that does not ask saves where a restart does not lose it.
+	t.Run("a download without a question", func(t *testing.T) {
+		d := d.in(t)
+		d.must(f.Ask(false))
+		d.must(f.Navigate(d.server.URL))
+		d.must(f.Click("#download"))
+		own := filepath.Join(d.Home, ".var/app", FirefoxID, "Downloads")
+		d.wantSaved(own, map[string]string{"report.bin": string(download)})
+		if _, err := os.Stat(filepath.Join(d.Home, "Downloads")); err == nil {
+			d.Error("it wrote to the host's Downloads")
+		}
 	})
 	d.must(f.Quit())
+}
+
+// The address bar shows nothing of the home directory but what the profile
+// names.
+func TestHomeIsHidden(t *testing.T) {
+	d := start(t)
+	secret, _ := d.file("Documents/letter.txt", 100)
+	d.file(".ssh/id_ed25519", 100)
+	d.file(".bashrc", 100)
+	d.file("Downloads/letter.txt", 100)
+	f := d.firefox()
+	var names []string
+	d.must(f.Navigate("file://" + d.Home + "/"))
+	d.shot("home")
+	d.must(f.Script(&names, `return Array.from(document.querySelectorAll("tbody a"), a => decodeURIComponent(a.getAttribute("href"))).sort()`))
+	if want := []string{".mozilla/", ".var/", "Downloads/"}; !slices.Equal(names, want) {
+		d.Errorf("Firefox sees %q in the home directory, want %q", names, want)
+	}
+	d.must(f.Navigate("file://" + filepath.Dir(d.Home) + "/"))
+	d.must(f.Script(&names, `return Array.from(document.querySelectorAll("tbody a"), a => decodeURIComponent(a.getAttribute("href"))).sort()`))
+	if want := []string{filepath.Base(d.Home) + "/"}; !slices.Equal(names, want) {
+		d.Errorf("Firefox sees %q beside the home directory, want %q", names, want)
+	}
+	for _, path := range []string{secret, filepath.Dir(secret), filepath.Join(d.Home, "Downloads/letter.txt"), filepath.Join(d.Runtime, "doc/by-app")} {
+		if err := f.Navigate("file://" + path); err == nil || !strings.Contains(err.Error(), "fileNotFound") {
+			d.Errorf("%s: %v, want not found", path, err)
+		}
+	}
+	d.must(f.Quit())
+}
+
+// What Firefox keeps in its profile is there at the next start, and lies where
+// Firefox without a sandbox has it.
+func TestProfileStays(t *testing.T) {
+	d := start(t)
+	f := d.firefox()
+	d.must(f.Navigate(d.server.URL))
+	d.must(f.Script(nil, `document.cookie = "stay=here; max-age=100000"`))
+	d.must(f.ChromeScript(nil, `Services.prefs.setStringPref("docportal.stay", "here")`))
+	d.must(f.Quit())
+	b, err := os.ReadFile(filepath.Join(d.Home, ".mozilla/firefox", profileName, "prefs.js"))
+	if err != nil || !strings.Contains(string(b), `user_pref("docportal.stay", "here");`) {
+		d.Errorf("the preference is not on the host (%v)", err)
+	}
+
+	f = d.firefox()
+	d.must(f.Navigate(d.server.URL))
+	var cookie, pref string
+	d.must(f.Script(&cookie, `return document.cookie`))
+	d.must(f.ChromeScript(&pref, `return Services.prefs.getStringPref("docportal.stay", "")`))
+	if cookie != "stay=here" || pref != "here" {
+		d.Errorf("after a new start the cookie is %q, the preference %q", cookie, pref)
+	}
+	d.must(f.Quit())
+}
+
+// A first start, as a person's who has never used Firefox, makes a profile
+// that the next start uses. New Firefoxes have it in the app's own directory.
+func TestFirstStart(t *testing.T) {
+	d := start(t)
+	d.must(os.RemoveAll(filepath.Join(d.Home, ".mozilla")))
+	var profiles []string
+	for i, name := range []string{"first", "second"} {
+		cmd := d.Command("sbx-run", FirefoxID, d.server.URL+"visit")
+		cmd.Stdout, cmd.Stderr = d.log, d.log
+		d.must(d.Start(cmd))
+		select {
+		case <-d.server.Visits:
+		case <-time.After(startLimit):
+			d.Error("Firefox did not ask for the page")
+		}
+		d.shot(name)
+		cmd.Process.Signal(syscall.SIGTERM)
+		kill := time.AfterFunc(startLimit, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		kill.Stop()
+		var found []string
+		for _, dir := range []string{".mozilla/firefox", ".var/app/" + FirefoxID + "/config/mozilla/firefox"} {
+			all, err := filepath.Glob(filepath.Join(d.Home, dir, "*.default*", "prefs.js"))
+			d.must(err)
+			found = append(found, all...)
+		}
+		if i == 0 {
+			profiles = found
+		}
+		if len(found) != 1 || !slices.Equal(found, profiles) {
+			d.Errorf("after the %s start the profiles are %q, after the first %q; want one", name, found, profiles)
+		}
+	}
+}
+
+// The sandbox that Firefox puts its pages in works inside ours.
+func TestContentSandbox(t *testing.T) {
+	d := start(t)
+	f := d.firefox()
+	d.must(f.Navigate("about:support"))
+	var rows []string
+	err := session.Await(shortLimit, func() (bool, error) {
+		err := f.Script(&rows, `
+			const body = document.getElementById("sandbox-tbody");
+			body.scrollIntoView();
+			return Array.from(body.rows, r => r.lastElementChild.textContent.trim())`)
+		return len(rows) > 0, err
+	})
+	d.must(err)
+	d.shot("support")
+	var says struct {
+		HasSeccompBPF, HasSeccompTSync, HasUserNamespaces, CanSandboxContent, CanSandboxMedia bool
+		ContentSandboxLevel, EffectiveContentSandboxLevel                                     int
+	}
+	d.must(f.ChromeScript(&says, `
+		const {Troubleshoot} = ChromeUtils.importESModule("resource://gre/modules/Troubleshoot.sys.mjs");
+		return Troubleshoot.snapshot().then(s => s.sandbox)`))
+	if !says.HasSeccompBPF || !says.HasSeccompTSync || !says.HasUserNamespaces || !says.CanSandboxContent || !says.CanSandboxMedia ||
+		says.ContentSandboxLevel < 4 || says.EffectiveContentSandboxLevel != says.ContentSandboxLevel ||
+		slices.Contains(rows, "false") || !slices.Contains(rows, strconv.Itoa(says.EffectiveContentSandboxLevel)) {
+		d.Errorf("about:support says %q; all of it: %+v", rows, says)
+	}
+	// What the page's process says itself, to the kernel: a filter more than
+	// Firefox has from us.
+	d.must(f.Navigate(d.server.URL))
+	all, err := d.Processes()
+	d.must(err)
+	tabs, browser := 0, 0
+	for _, p := range all {
+		n := filters(p.PID)
+		switch {
+		case strings.Contains(p.Command, "-contentproc") && strings.HasSuffix(p.Command, " tab"):
+			tabs++
+			if n < 2 {
+				d.Errorf("process %d of pages has %d seccomp filters, want 2: %s", p.PID, n, p.Command)
+			}
+		case strings.Contains(p.Command, "--marionette") && !strings.Contains(p.Command, "sbx-run") && n > 0:
+			browser++
+		}
+	}
+	if tabs == 0 || browser == 0 {
+		d.Errorf("%d processes of pages and %d of Firefox under a filter, want some: %+v", tabs, browser, all)
+	}
+	d.must(f.Quit())
+}
+
+// filters is the number of a process's seccomp filters.
+func filters(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "Seccomp_filters:"); ok {
+			n, _ := strconv.Atoi(strings.TrimSpace(v))
+			return n
+		}
+	}
+	return 0
 }

@@ -42,9 +42,7 @@ func DialMarionette(address string) (*Marionette, error) {
 		}
 	}
 	if err == nil {
-		err = m.Do("WebDriver:NewSession", map[string]any{"capabilities": map[string]any{
-			"alwaysMatch": map[string]any{"pageLoadStrategy": "normal", "unhandledPromptBehavior": "ignore"},
-		}}, nil)
+		err = m.Do("WebDriver:NewSession", map[string]any{"unhandledPromptBehavior": "ignore"}, nil)
 	}
 	if err != nil {
 		conn.Close()

@@ -29,7 +29,8 @@ type Upload struct {
 // Server is the web server of the page.
 type Server struct {
 	URL     string
-	Uploads chan Upload // in the order of their coming; the tests take each
+	Uploads chan Upload   // in the order of their coming; the tests take each
+	Visits  chan struct{} // somebody asked for /visit
 	http    *http.Server
 	done    chan struct{}
 }
@@ -67,6 +68,20 @@ for (const input of document.querySelectorAll("input"))
 </script>
 `
 
+// picturePage is a page with a picture.
+const picturePage = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>A picture</title>
+<p>A picture: <img src="/picture.svg" alt="a green square">
+`
+
+// picture is a green square.
+const picture = `<svg xmlns="http://www.w3.org/2000/svg" width="100" height="100"><rect width="100" height="100" fill="green"/></svg>
+`
+
+// plainText is the text of a page without anything else.
+const plainText = "Nothing to see here, but words."
+
 // StartServer starts the server. download is what its link gives. The caller
 // closes it.
 func StartServer(download []byte) (*Server, error) {
@@ -74,11 +89,28 @@ func StartServer(download []byte) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{URL: "http://" + l.Addr().String() + "/", Uploads: make(chan Upload, 16), done: make(chan struct{})}
+	s := &Server{URL: "http://" + l.Addr().String() + "/", Uploads: make(chan Upload, 16), Visits: make(chan struct{}, 1), done: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		io.WriteString(w, page)
+	})
+	for path, content := range map[string][2]string{
+		"/picture":     {"text/html; charset=utf-8", picturePage},
+		"/plain":       {"text/html; charset=utf-8", "<!DOCTYPE html>\n<title>Plain</title>\n<p>" + plainText + "\n"},
+		"/picture.svg": {"image/svg+xml", picture},
+	} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", content[0])
+			io.WriteString(w, content[1])
+		})
+	}
+	mux.HandleFunc("GET /visit", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "Welcome.\n")
+		select {
+		case s.Visits <- struct{}{}:
+		default:
+		}
 	})
 	mux.HandleFunc("GET /download", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
