@@ -305,7 +305,7 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 		time.Sleep(moment) // not a wait: the moment
 		second := 0
 		if victim != "the first process" {
-			if second = childOf(cmd.Process.Pid); second != 0 {
+			if second = secondOf(cmd.Process.Pid); second != 0 {
 				syscall.Kill(second, syscall.SIGKILL)
 			}
 		}
@@ -353,14 +353,16 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// childOf is a child of a process, 0 if it has none.
-func childOf(pid int) int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+// secondOf is the second process of an sbx-run, 0 if there is none yet.
+func secondOf(first int) int {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", first))
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task)
 		for field := range strings.FieldsSeq(string(text)) {
-			if child, err := strconv.Atoi(field); err == nil {
-				return child
+			// Until it is itself, a child looks like its parent.
+			line, _ := os.ReadFile("/proc/" + field + "/cmdline")
+			if pid, err := strconv.Atoi(field); err == nil && strings.Contains(string(line), "\x00--kept-by=") {
+				return pid
 			}
 		}
 	}

@@ -50,6 +50,7 @@ func main() {
 
 // work is the worker. It returns the exit status.
 func work(args []string, keeper *os.File) int {
+	os.WriteFile("/proc/self/comm", []byte("sbx-run"), 0) // else it is that of /proc/self/exe
 	becomeSubreaper()
 	defer sandbox.EndChildren()
 	w := &worker{signals: make(chan os.Signal, 8), defaults: ignoreTerminal()}

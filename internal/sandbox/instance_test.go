@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,34 +127,46 @@ func TestCollectionTakesOnlyOurDeadInstances(t *testing.T) {
 	}
 }
 
-func TestCollectionNeverEndsAProcessWithOtherMetadata(t *testing.T) {
-	parent := filepath.Join(t.TempDir(), ".flatpak")
-	in, err := newInstance(parent, "sbx-00000001", []byte("[Application]\n"))
+func TestCollectionEndsNobodyButBwrap(t *testing.T) {
+	parent := t.TempDir()
+	const id = "sbx-00000001"
+	in, err := newInstance(parent, id, []byte("[Application]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Remove()
-	sleeper := exec.Command("sleep", "1000")
-	if err := sleeper.Start(); err != nil {
+	in.ref.Close() // whoever made it has ended
+	f, err := memfd("info"+memfdMark+id, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
+	defer f.Close()
+	start := func(name string) *exec.Cmd {
+		path := filepath.Join(t.TempDir(), name)
+		data, err := os.ReadFile("/bin/sleep")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(path, "1000")
+		cmd.Args[0] = "sleep" // as which a program of many applets knows itself
+		cmd.ExtraFiles = []*os.File{f}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
 	}
-	if err := errors.Join(
-		in.write("pid", fmt.Append(nil, dead.Process.Pid)),
-		in.write("bwrapinfo.json", fmt.Appendf(nil, `{"child-pid": %d}`, sleeper.Process.Pid)),
-	); err != nil {
-		t.Fatal(err)
-	}
+	other, waiting := start("other"), start("bwrap")
 	collect(parent)
-	sleeper.Process.Signal(unix.SIGTERM)
-	sleeper.Wait()
-	if ws := sleeper.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != unix.SIGTERM {
-		t.Errorf("the process ended by %v, not by its own signal", ws.Signal())
+	other.Process.Signal(unix.SIGTERM)
+	for cmd, want := range map[*exec.Cmd]unix.Signal{other: unix.SIGTERM, waiting: unix.SIGKILL} {
+		cmd.Wait()
+		if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != want {
+			t.Errorf("%s ended by %v, want %v", cmd.Path, ws.Signal(), want)
+		}
 	}
-	if got := names(t, parent); !slices.Equal(got, []string{"sbx-00000001"}) {
+	if got := names(t, parent); len(got) != 0 {
 		t.Errorf("left %v", got)
 	}
 }

@@ -94,6 +94,7 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 		return 0, err
 	}
 	pl.Close()
+	s.warnOld(ctx, pl.Host) // not before: nothing waits for it
 	Shrink()
 	return app.wait(ctx, s.Signals)
 }
