@@ -107,7 +107,7 @@ func (h *home) dial() *bus.Conn {
 type process struct {
 	t    testing.TB
 	cmd  *exec.Cmd
-	log  bytes.Buffer
+	log  bytes.Buffer // what it said; to be read when it has ended
 	done chan struct{}
 }
 

@@ -266,12 +266,12 @@ func TestADamagedFile(t *testing.T) {
 	if len(ids) != 500 {
 		t.Errorf("%d ids", len(ids))
 	}
+	p.stop(syscall.SIGTERM)
 	for _, want := range []string{"recovered=", "from copy", "lost=0", "moved aside"} {
 		if !strings.Contains(p.log.String(), want) {
 			t.Errorf("the log does not say %q", want)
 		}
 	}
-	p.stop(syscall.SIGTERM)
 	h.mustRun("check")
 	// By command, without a daemon.
 	must(t, os.Truncate(file, info.Size()/2))
