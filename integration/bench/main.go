@@ -26,6 +26,8 @@ var parts = []struct {
 	{"start", startOfAnApp},
 	{"readiness", readiness},
 	{"store", permissionStores},
+	{"documents", manyDocuments},
+	{"large", largeStore},
 }
 
 func main() {

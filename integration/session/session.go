@@ -220,6 +220,8 @@ func (s *Session) startBus() error {
     <allow eavesdrop="true"/>
     <allow own="*"/>
   </policy>
+  <!-- as the usual session.conf has it -->
+  <limit name="max_replies_per_connection">50000</limit>
 </busconfig>
 `))
 	if err != nil {
