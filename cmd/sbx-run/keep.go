@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,33 +42,37 @@ func keep() int {
 		}
 	}
 	// Not by a path: the file could have been exchanged for a newer one.
-	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: append([]string{os.Args[0], keptMark + "3"}, os.Args[1:]...),
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{r},
-	}
-	err = cmd.Start()
+	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{os.Args[0], keptMark + "3"}, os.Args[1:]...), &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, 1, 2, r.Fd()},
+	})
 	r.Close()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
 		return exitFailed
 	}
+	var status syscall.WaitStatus
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		cmd.Wait()
+		for {
+			if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+				return
+			}
+		}
 	}()
-	sandbox.Shrink()
+	shrink := time.After(sandbox.ShrinkDelay)
 	for {
 		select {
 		case sig := <-signals:
 			w.Write([]byte{byte(sig.(syscall.Signal))}) // fails when the worker has ended
+		case <-shrink:
+			sandbox.Shrink()
 		case <-ended:
 			sandbox.EndChildren()
-			ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
-			if ws.Signaled() {
-				return 128 + int(ws.Signal())
+			if status.Signaled() {
+				return 128 + int(status.Signal())
 			}
-			return ws.ExitStatus()
+			return status.ExitStatus()
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,8 @@ func main() {
 	if sandbox.IsGate(os.Args) {
 		os.Exit(sandbox.Gate(os.Args))
 	}
+	// A start is over before collecting garbage would pay; Shrink does it.
+	debug.SetGCPercent(-1)
 	// What we inherited beyond the three standard files is not for the app.
 	unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	args, keeper, ok := kept(os.Args[1:])

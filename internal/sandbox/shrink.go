@@ -5,14 +5,19 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// ShrinkDelay is when to Shrink after a start: the app is busy then, too.
+const ShrinkDelay = time.Second
 
 // Shrink gives back the memory that only the start needed: what remains is to
 // wait for as long as the app runs. The program's own code is dropped, too; the
 // kernel reads back the few pages that waiting needs. Failing is harmless.
 func Shrink() {
+	debug.SetGCPercent(100) // the start goes without
 	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {

@@ -95,7 +95,6 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	}
 	pl.Close()
 	s.warnOld(ctx, pl.Host) // not before: nothing waits for it
-	Shrink()
 	return app.wait(ctx, s.Signals)
 }
 
@@ -732,8 +731,11 @@ func ends(sig syscall.Signal) bool {
 
 // wait passes signals on until the app has ended, or has to end with ctx.
 func (a *appPart) wait(ctx context.Context, signals <-chan os.Signal) (int, error) {
+	shrink := time.After(ShrinkDelay)
 	for {
 		select {
+		case <-shrink:
+			Shrink()
 		case sig := <-signals:
 			a.forward(sig.(syscall.Signal))
 		case <-ctx.Done():
