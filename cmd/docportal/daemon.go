@@ -60,6 +60,7 @@ type daemon struct {
 
 	movedIn chan struct{}          // closed when the store is ready to be seen, and perms is set
 	perms   map[string]bus.Handler // of the permission store's interface
+	roomy   roomy
 }
 
 func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 
 	"docportal/dbus"
 	"docportal/internal/bus"
@@ -25,6 +27,9 @@ func flatpakDir() string { return filepath.Join(filepath.Dir(storeDir()), "flatp
 // the calls go that wait for it.
 func (d *daemon) moveIn(store *permstore.Store) {
 	defer close(d.movedIn)
+	if done, err := store.Imported(); err == nil && !done {
+		defer d.room(store)()
+	}
 	ctx := context.Background() // who ends closes the store, which ends this
 	m, err := store.ImportOnce(ctx, flatpakDir())
 	if err != nil {
@@ -53,9 +58,32 @@ func (d *daemon) moveIn(store *permstore.Store) {
 	for _, m := range permstore.Interface(store, emit).Methods {
 		d.perms[m.Name] = m.Handle
 	}
-	if m != nil && m.Added > 0 {
-		debug.FreeOSMemory()
+}
+
+// room takes the limit of the memory away until its result is called: under
+// it, what handles a whole store would be kept busy by collecting garbage.
+func (d *daemon) room(store *permstore.Store) (done func()) {
+	d.roomy.Lock()
+	if d.roomy.users++; d.roomy.users == 1 {
+		d.roomy.limit = debug.SetMemoryLimit(math.MaxInt64)
 	}
+	d.roomy.Unlock()
+	return func() {
+		d.roomy.Lock()
+		defer d.roomy.Unlock()
+		if d.roomy.users--; d.roomy.users == 0 {
+			debug.SetMemoryLimit(d.roomy.limit)
+			store.Rest()
+			debug.FreeOSMemory()
+		}
+	}
+}
+
+// roomy counts who needs more memory than usual, for a while.
+type roomy struct {
+	sync.Mutex
+	users int
+	limit int64 // the usual one
 }
 
 // readyStore returns the store once it is ready to be seen.
@@ -78,7 +106,7 @@ func (d *daemon) manager() *bus.Interface {
 			if err != nil {
 				return nil, bus.Failed("%s", err)
 			}
-			defer debug.FreeOSMemory() // it may have needed a lot once
+			defer d.room(s)()
 			o, err := work(ctx, c, s)
 			if err != nil {
 				return nil, bus.Failed("%s", err)

@@ -160,7 +160,7 @@ func TestTheInterfaceIsAMap(t *testing.T) {
 				}
 			},
 			"restart": func(rt *rapid.T) {
-				if rapid.IntRange(0, 5).Draw(rt, "not now") != 0 {
+				if rapid.IntRange(0, 2).Draw(rt, "not now") != 0 {
 					return
 				}
 				restarts++

@@ -161,6 +161,11 @@ func (f *file) unmapPages() {
 	unix.Syscall(unix.SYS_MADVISE, f.db.Info().Data, uintptr(size), unix.MADV_DONTNEED)
 }
 
+// Rest gives back the memory that reading or writing much has cost.
+func (s *Store) Rest() {
+	s.View(func(tx *Tx) error { tx.f.unmapPages(); return nil })
+}
+
 // closeDB closes the handle but not base.
 func (f *file) closeDB() error {
 	if f.head != nil {

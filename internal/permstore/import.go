@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// importGroup is how many entries are imported in one transaction.
-	importGroup = 2000
+	// importGroup is how many entries are imported in one transaction. Each
+	// writes most pages of the indexes anew, whose order is another one.
+	importGroup = 10000
 	// maxTable bounds the file of a table, in bytes.
 	maxTable = 512 << 20
 )
@@ -66,17 +67,21 @@ func (s *Store) Import(ctx context.Context, dir string) (*Moved, error) {
 // is left alone, so that what was deleted since does not come back. A directory
 // that is not there counts as empty. It returns nil if there was nothing to do.
 func (s *Store) ImportOnce(ctx context.Context, dir string) (*Moved, error) {
-	var done bool
-	err := s.View(func(tx *Tx) error {
+	if done, err := s.Imported(); err != nil || done {
+		return nil, err
+	}
+	return s.importDir(ctx, dir, true)
+}
+
+// Imported reports whether the import of the first start is over.
+func (s *Store) Imported() (done bool, err error) {
+	err = s.View(func(tx *Tx) error {
 		return tx.guard(func() error {
 			done = tx.b.Bucket(bucketMeta).Get(keyImported) != nil
 			return nil
 		})
 	})
-	if err != nil || done {
-		return nil, err
-	}
-	return s.importDir(ctx, dir, true)
+	return done, err
 }
 
 func (s *Store) importDir(ctx context.Context, dir string, first bool) (*Moved, error) {
@@ -122,6 +127,7 @@ func (s *Store) importDir(ctx context.Context, dir string, first bool) (*Moved, 
 			s.log.Warn("the permission store was not copied", "error", err)
 		}
 	}
+	s.Rest()
 	return m.finish(), nil
 }
 
