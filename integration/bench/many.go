@@ -461,7 +461,7 @@ func largeStore() error {
 		}
 		fmt.Printf("\nMemory with %d documents, MiB\n", most)
 		fmt.Printf(tableRow, "", "RSS", "of it files", "")
-		worst := 0
+		rested := 0
 		for _, step := range []struct {
 			name string
 			call func() error
@@ -488,10 +488,12 @@ func largeStore() error {
 			if err != nil {
 				return err
 			}
-			worst = max(worst, rss)
+			if step.rest > 0 {
+				rested = max(rested, rss)
+			}
 			fmt.Printf(tableRow, step.name, fmt.Sprintf("%.1f", float64(rss)/1024), fmt.Sprintf("%.1f", float64(files)/1024), "")
 		}
-		verdict(fmt.Sprintf("never more than %d MiB", mostRSS>>10), worst <= mostRSS)
+		verdict(fmt.Sprintf("docportal ≤ %d MiB once it has answered and rested for %v", mostRSS>>10, idle+time.Second), rested <= mostRSS)
 		return syscall.Kill(pid, syscall.SIGTERM)
 	})
 }

@@ -1,10 +1,12 @@
 package bus
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 )
 
 // decodeBody decodes a whole message body of a valid signature into the types
@@ -159,6 +161,8 @@ func encodeArg(e *encoder, typ string, arg any) error {
 		return fmt.Errorf("a %T cannot be sent as %q", arg, typ)
 	}
 	switch arg := arg.(type) {
+	case *ByteDict:
+		return arg.encode(e)
 	case byte:
 		e.byte(arg)
 	case bool:
@@ -195,6 +199,48 @@ func encodeArg(e *encoder, typ string, arg any) error {
 		}
 		return e.value(arg)
 	}
+	return nil
+}
+
+// ByteDict is a result of type a{say} that is made entry by entry, for what is
+// too large to be held twice. Its keys are the maker's to keep apart. The zero
+// ByteDict is empty and ready.
+type ByteDict struct{ e encoder }
+
+// Add adds an entry; value gets the NUL of a path at its end.
+func (d *ByteDict) Add(key, path []byte) error {
+	if len(d.e.buf) == 0 {
+		d.begin()
+	}
+	if len(d.e.buf)+len(key)+len(path)+32 > maxArray {
+		return errors.New("a dictionary of more than 64 MiB; D-Bus carries no more")
+	}
+	if !utf8.Valid(key) || bytes.IndexByte(key, 0) >= 0 {
+		return fmt.Errorf("%q is not text that D-Bus can carry", key)
+	}
+	d.e.align(8)
+	d.e.uint32(uint32(len(key)))
+	d.e.buf = append(append(d.e.buf, key...), 0)
+	d.e.uint32(uint32(len(path) + 1))
+	d.e.buf = append(append(d.e.buf, path...), 0)
+	return nil
+}
+
+func (d *ByteDict) begin() {
+	d.e.uint32(0)
+	d.e.align(8)
+}
+
+// encode moves the dictionary into e if it is the first there.
+func (d *ByteDict) encode(e *encoder) error {
+	if len(d.e.buf) == 0 {
+		d.begin()
+	}
+	if len(e.buf) != 0 {
+		return errors.New("a ByteDict after other results")
+	}
+	binary.LittleEndian.PutUint32(d.e.buf, uint32(len(d.e.buf)-8))
+	e.buf, d.e.buf = d.e.buf, nil
 	return nil
 }
 
@@ -261,6 +307,8 @@ func encodeDict[T any](e *encoder, m map[string]T, value func(T) error) error {
 // fitsValue reports whether a Go value can be sent as the type typ.
 func fitsValue(typ string, arg any) bool {
 	switch arg := arg.(type) {
+	case *ByteDict:
+		return typ == "a{say}"
 	case byte:
 		return typ == "y"
 	case bool:

@@ -367,3 +367,31 @@ func TestAnElementDoesNotReachPastItsArray(t *testing.T) {
 		t.Errorf("as: %v", args)
 	}
 }
+
+func TestALargeDictionaryIsTheSameAsAMap(t *testing.T) {
+	m := map[string][]byte{"a": []byte("/x\x00"), "bc": []byte("/y/z\x00"), "d": {0}}
+	d := new(ByteDict)
+	for _, k := range []string{"a", "bc", "d"} {
+		if err := d.Add([]byte(k), bytes.TrimSuffix(m[k], []byte{0})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := encodeBody("a{say}", []any{d})
+	want, err2 := encodeBody("a{say}", []any{m})
+	if err != nil || err2 != nil || !bytes.Equal(got, want) {
+		t.Errorf("%x, %v\n%x, %v", got, err, want, err2)
+	}
+	got, err = encodeBody("a{say}", []any{new(ByteDict)})
+	want, _ = encodeBody("a{say}", []any{map[string][]byte{}})
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("empty: %x, %v, want %x", got, err, want)
+	}
+	if _, err := encodeBody("sa{say}", []any{"x", new(ByteDict)}); err == nil {
+		t.Error("after another result")
+	}
+	for _, key := range []string{"\xff", "a\x00"} {
+		if new(ByteDict).Add([]byte(key), nil) == nil {
+			t.Errorf("the key %q", key)
+		}
+	}
+}

@@ -197,6 +197,17 @@ func (h *habitat) never(p string) bool {
 	return within(p, apps) && !within(p, filepath.Join(apps, h.app))
 }
 
+// contains says why no app may make a document of a directory: something lies
+// in it that is in no sandbox, now or once somebody makes it.
+func (h *habitat) contains(dir string) error {
+	for _, p := range append(h.hide, filepath.Join(h.home, ".var/app")) {
+		if within(p, dir) {
+			return fmt.Errorf("%q contains %q, which is in no sandbox", dir, p)
+		}
+	}
+	return nil
+}
+
 func (h *habitat) xdg(variable, otherwise string) string {
 	if dir := h.env(variable); filepath.IsAbs(dir) {
 		return filepath.Clean(dir)

@@ -1,10 +1,12 @@
 package documents
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +14,7 @@ import (
 	"docportal/dbus"
 	"docportal/internal/appid"
 	"docportal/internal/bus"
+	"docportal/internal/permstore"
 )
 
 // Version is the version of the interface org.freedesktop.portal.Documents.
@@ -312,16 +315,50 @@ func (s *Service) listDocuments(_ context.Context, c *bus.Call) ([]any, error) {
 	if app != "" && !appid.Valid(app) {
 		return nil, bus.InvalidArgument("not an app id: %q", app)
 	}
-	out := make(map[string][]byte)
+	out := new(bus.ByteDict)
+	if app == "" {
+		if err := s.allPaths(out.Add); err != nil {
+			return nil, err
+		}
+		return []any{out}, nil
+	}
+	var failed error
 	err := s.each(app, func(id string, load func() *document) {
-		if d := load(); d != nil && (app == "" || len(d.words[app]) > 0) {
-			out[id] = pathValue(d.rec.path)
+		if d := load(); d != nil && len(d.words[app]) > 0 {
+			failed = cmp.Or(failed, out.Add([]byte(id), []byte(d.rec.path)))
 		}
 	})
-	if err != nil {
+	if err = cmp.Or(failed, err); err != nil {
 		return nil, err
 	}
 	return []any{out}, nil
+}
+
+// allPaths calls yield with the id and path of each document, until it fails.
+func (s *Service) allPaths(yield func(id, path []byte) error) error {
+	var docs []*document
+	s.mu.RLock()
+	docs = slices.AppendSeq(docs, maps.Values(s.transient))
+	s.mu.RUnlock()
+	for _, d := range docs {
+		if err := yield([]byte(d.id), []byte(d.rec.path)); err != nil {
+			return err
+		}
+	}
+	store, err := s.o.Store()
+	if err != nil {
+		return err
+	}
+	return store.View(func(tx *permstore.Tx) error {
+		var failed error
+		err := tx.Data(table, func(id, sig, data []byte) bool {
+			if p, ok := pathOf(sig, data); ok && validID(string(id)) {
+				failed = yield(id, p)
+			}
+			return failed == nil
+		})
+		return cmp.Or(failed, err)
+	})
 }
 
 func (s *Service) getHostPaths(_ context.Context, c *bus.Call) ([]any, error) {

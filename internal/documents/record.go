@@ -1,6 +1,7 @@
 package documents
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"path"
@@ -160,6 +161,33 @@ func decode(v bus.Value) (record, error) {
 		r.handle = h[:4] + h[12:]
 	}
 	return r, nil
+}
+
+// pathOf is the path in the data of an entry, and whether decode would read it.
+func pathOf(sig, data []byte) (p []byte, ok bool) {
+	if string(sig) != signature && string(sig) != oldSignature {
+		return nil, false
+	}
+	p, rest, ok := bytesOf(data)
+	if !ok {
+		return nil, false
+	}
+	if pad := -(4 + len(p)) & 7; pad <= len(rest) {
+		rest = rest[pad:]
+	}
+	if len(rest) < 20 {
+		return nil, false
+	}
+	if string(sig) == signature {
+		if _, _, ok := bytesOf(rest[20:]); !ok {
+			return nil, false
+		}
+	}
+	p = bytes.TrimSuffix(p, []byte{0})
+	clean := len(p) > 1 && p[0] == '/' && bytes.IndexByte(p, 0) < 0 &&
+		!bytes.HasSuffix(p, []byte{'/'}) && !bytes.Contains(p, []byte("//")) && !bytes.Contains(p, []byte("/."))
+	// Names that begin with a dot are the few that are looked at twice.
+	return p, clean || len(p) > 1 && p[0] == '/' && bytes.IndexByte(p, 0) < 0 && path.Clean(string(p)) == string(p)
 }
 
 // bytesOf cuts an "ay" off the front of b.

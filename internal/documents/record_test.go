@@ -73,6 +73,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add("(ayttu)", []byte{3, 0, 0, 0, '/', 'a', 0})
 	f.Fuzz(func(t *testing.T, signature string, data []byte) {
 		r, err := decode(bus.Value{Signature: signature, Data: data})
+		if p, ok := pathOf([]byte(signature), data); ok != (err == nil) || ok && string(p) != r.path {
+			t.Fatalf("the path is %q, %v; of %+v, %v", p, ok, r, err)
+		}
 		if err != nil {
 			return
 		}

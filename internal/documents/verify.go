@@ -116,6 +116,7 @@ func (s *Service) check(m *mounted, c *identity.Caller, fd int, kind fileKind, r
 	}
 
 	v := &verified{limit: permAll}
+	readOnly := false // a part of it is, for this caller
 	if id.dev == m.view.Dev() {
 		if !reuse {
 			return nil, fmt.Errorf("on the portal's own mount without reuse")
@@ -124,11 +125,11 @@ func (s *Service) check(m *mounted, c *identity.Caller, fd int, kind fileKind, r
 			return nil, err
 		}
 	} else {
-		rec, err := s.locate(m, c, fd, id, kind)
+		rec, ro, err := s.locate(m, c, fd, id, kind)
 		if err != nil {
 			return nil, err
 		}
-		v.rec = rec
+		v.rec, readOnly = rec, ro
 	}
 
 	// Through the descriptor, so that the mount it was opened on counts: a
@@ -149,6 +150,7 @@ func (s *Service) check(m *mounted, c *identity.Caller, fd int, kind fileKind, r
 	default:
 		v.writable = flags&unix.O_ACCMODE == unix.O_RDWR
 	}
+	v.writable = v.writable && !readOnly
 	return v, nil
 }
 
@@ -157,23 +159,39 @@ func access(name string, mode uint32) error {
 }
 
 // locate finds the host's path of a descriptor and proves that it leads to the
-// same file.
-func (s *Service) locate(m *mounted, c *identity.Caller, fd int, id fileID, kind fileKind) (record, error) {
+// same file. readOnly says that the caller may not write everything in it.
+func (s *Service) locate(m *mounted, c *identity.Caller, fd int, id fileID, kind fileKind) (rec record, readOnly bool, err error) {
 	text, err := readFD(fd)
 	if err != nil {
-		return record{}, err
+		return record{}, false, err
 	}
 	if !strings.HasPrefix(text, "/") {
-		return record{}, fmt.Errorf("%q is no path", text) // a pipe, a socket, or out of reach
+		return record{}, false, fmt.Errorf("%q is no path", text) // a pipe, a socket, or out of reach
 	}
 	p := c.HostPath(text, identity.Dirs{Mount: m.real, Home: m.home})
+	if kind == directory && !c.IsHost() {
+		// A document shows a directory as the host has it. It must not show
+		// an app what its sandbox covers.
+		whole := false
+		if whole, readOnly = c.Whole(text, p); !whole {
+			return record{}, false, fmt.Errorf("the app does not see all of %q", p)
+		}
+	}
 	// The home directory's own name may have links in it, no other place's.
 	if home := s.o.Home; home != m.home && within(p, home) {
 		p = path.Join(m.home, strings.TrimPrefix(p, home))
 	}
 	// A name that ends in " (deleted)" may be the kernel's remark or the
 	// file's own name: the identity decides, as for every other.
-	return s.verifyPath(m, p, id, kind)
+	if rec, err = s.verifyPath(m, p, id, kind); err != nil {
+		return record{}, false, err
+	}
+	if kind == directory && !c.IsHost() {
+		if err := s.habitat(c.App).contains(rec.path); err != nil {
+			return record{}, false, err
+		}
+	}
+	return rec, readOnly, nil
 }
 
 func readFD(fd int) (string, error) {

@@ -20,10 +20,7 @@ func (c *Caller) HostPath(name string, d Dirs) string {
 	if c.IsHost() {
 		return name
 	}
-	// A descriptor opened while bwrap was still setting up is spelt so.
-	if rest, ok := below(name, "/newroot"); ok {
-		name = path.Clean("/" + rest)
-	}
+	name = fromRoot(name)
 	if b, rest, ok := c.bind(name); ok {
 		return path.Join(b.Host, rest)
 	}
@@ -45,6 +42,34 @@ func (c *Caller) HostPath(name string, d Dirs) string {
 		}
 	}
 	return name
+}
+
+// fromRoot is a path as the sandbox spells it: a descriptor that was opened
+// while bwrap was still setting up is spelt with its old root.
+func fromRoot(name string) string {
+	if rest, ok := below(name, "/newroot"); ok {
+		return path.Clean("/" + rest)
+	}
+	return name
+}
+
+// Whole reports whether all that the caller has below its directory name is
+// what the host has below the directory host: no mount of the sandbox covers a
+// part of it with something else. readOnly says that a part of it is read-only
+// for the caller. It knows only of mounts that sbx-run recorded.
+func (c *Caller) Whole(name, host string) (whole, readOnly bool) {
+	name = fromRoot(name)
+	for _, b := range c.Binds {
+		rest, ok := below(b.Sandbox, name)
+		if !ok || rest == "" {
+			continue
+		}
+		if b.Host != path.Join(host, rest) {
+			return false, false
+		}
+		readOnly = readOnly || b.ReadOnly
+	}
+	return true, readOnly
 }
 
 // bind is the mount that a path of the sandbox is on: the one with the longest
