@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 // desktop is a session with a display, a web server and Firefox.
 type desktop struct {
-	*testing.T
+	testing.TB
 	*session.Session
 	screen *Screen
 	server *Server
@@ -51,14 +51,14 @@ var download = bytes.Repeat([]byte("What is downloaded.\n"), 1<<18)
 
 // start starts a session that ends with the test, which fails if the session
 // leaves anything behind.
-func start(t *testing.T) *desktop {
+func start(t testing.TB) *desktop {
 	t.Helper()
 	dir := t.TempDir()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &desktop{T: t, log: log}
+	d := &desktop{TB: t, log: log}
 	t.Cleanup(func() {
 		log.Close()
 		if said, err := os.ReadFile(log.Name()); t.Failed() {
@@ -126,7 +126,7 @@ func (d *desktop) firefox(options ...string) *Firefox {
 // in is the desktop in a subtest.
 func (d *desktop) in(t *testing.T) *desktop {
 	c := *d
-	c.T = t
+	c.TB = t
 	return &c
 }
 
@@ -254,8 +254,8 @@ func TestUpload(t *testing.T) {
 		d := d.in(t)
 		var want []Received
 		for i, name := range []string{"1.txt", "deep/er/2 ä.txt", "deep/3.txt"} {
-			_, r := d.file("album/"+name, int64(i)*100+1)
-			r.Name = "album/" + name
+			_, r := d.file("Album/"+name, int64(i)*100+1)
+			r.Name = "Album/" + name
 			want = append(want, r)
 		}
 		dialog := d.choose(f, "#choose-dir")

@@ -58,7 +58,7 @@ for (const input of document.querySelectorAll("input"))
 			const data = new FormData();
 			for (const f of input.files)
 				data.append("file", f, f.webkitRelativePath || f.name);
-			const answer = await fetch("/upload", {method: "POST", body: data});
+			const answer = await fetch("/upload" + location.search, {method: "POST", body: data});
 			status.textContent = await answer.text();
 		} catch (e) {
 			status.textContent = "failed: " + e;
@@ -141,12 +141,17 @@ func StartServer(download []byte) (*Server, error) {
 	return s, nil
 }
 
+// Unsummed is the query of a page whose uploads are not summed up, for
+// measuring.
+const Unsummed = "unsummed"
+
 // receive reads a form's files.
 func receive(r *http.Request) ([]Received, error) {
 	parts, err := r.MultipartReader()
 	if err != nil {
 		return nil, err
 	}
+	unsummed := r.URL.Query().Has(Unsummed)
 	var files []Received
 	for {
 		part, err := parts.NextPart()
@@ -161,12 +166,18 @@ func receive(r *http.Request) ([]Received, error) {
 		if err != nil {
 			return files, err
 		}
-		sum := sha256.New()
-		n, err := io.Copy(sum, part)
+		got := Received{Name: params["filename"]}
+		if unsummed {
+			got.Size, err = io.Copy(io.Discard, part)
+		} else {
+			sum := sha256.New()
+			got.Size, err = io.Copy(sum, part)
+			got.SHA256 = sumText(sum)
+		}
 		if err != nil {
 			return files, err
 		}
-		files = append(files, Received{params["filename"], n, sumText(sum)})
+		files = append(files, got)
 	}
 }
 
