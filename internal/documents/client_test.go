@@ -150,8 +150,11 @@ func (c *client) call(r request) response {
 		return response{Error: "unknown", Text: call.Err.Error()}
 	}
 	for i, v := range call.Body {
-		if m, ok := v.(map[string]dbus.Variant); ok {
-			call.Body[i] = plain(m)
+		switch v := v.(type) {
+		case map[string]dbus.Variant:
+			call.Body[i] = plain(v)
+		case dbus.Variant:
+			call.Body[i] = v.Value()
 		}
 	}
 	return response{Body: call.Body}

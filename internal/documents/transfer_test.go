@@ -76,8 +76,9 @@ func TestTransferToHost(t *testing.T) {
 		t.Errorf("key %q", key)
 	}
 	s.mustAddFiles(a, key, open{Path: f})
-	s.mustAddFiles(a, key, open{g, readOnly}, open{Path: s.home})
-	if got, want := s.retrieve(s.host, key), []string{f, g, s.home}; !reflect.DeepEqual(got, want) {
+	dir := filepath.Dir(s.file("dir/f", ""))
+	s.mustAddFiles(a, key, open{g, readOnly}, open{Path: dir})
+	if got, want := s.retrieve(s.host, key), []string{f, g, dir}; !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	if n := s.count(); n != 0 {

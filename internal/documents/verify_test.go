@@ -248,8 +248,61 @@ func TestReadOnlyBind(t *testing.T) {
 	s.wantPermissions(id, map[string][]string{appA: {"read", "grant-permissions"}})
 	id = s.addFull(a, all|addDirectory, "", nil, open{Path: dir})[0]
 	s.wantPermissions(id, map[string][]string{appA: {"read", "grant-permissions"}})
-	id = s.addFull(a, all|addDirectory, "", nil, open{Path: s.home})[0]
+	rw := filepath.Dir(s.file("rw/f", ""))
+	id = s.addFull(a, all|addDirectory, "", nil, open{Path: rw})[0]
 	s.wantPermissions(id, map[string][]string{appA: {"read", "write", "grant-permissions"}})
+}
+
+// TestCoveredDirectory: a document shows a directory as the host has it, so an
+// app gets none where its sandbox covers a part of the directory, and none for
+// writing where a part of it is read-only for the app.
+func TestCoveredDirectory(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	dir := filepath.Dir(s.file("dir/f", ""))
+	sub := filepath.Dir(s.file("dir/deep/sub/f", ""))
+	other := filepath.Dir(s.file("other/f", ""))
+	for name, c := range map[string]struct {
+		bind  identity.Bind
+		perms []string // nil: refused
+	}{
+		"nothing special": {identity.Bind{Host: sub, Sandbox: sub}, []string{"read", "write", "grant-permissions"}},
+		"read-only":       {identity.Bind{ReadOnly: true, Host: sub, Sandbox: sub}, []string{"read", "grant-permissions"}},
+		"masked":          {identity.Bind{ReadOnly: true, Host: "/dev/null", Sandbox: sub}, nil},
+		"something else":  {identity.Bind{Host: other, Sandbox: sub}, nil},
+		"beside it":       {identity.Bind{Host: other, Sandbox: dir + "-beside"}, []string{"read", "write", "grant-permissions"}},
+	} {
+		id := s.instance(appA, []identity.Bind{{Host: s.home, Sandbox: s.home}, c.bind})
+		a := s.sandboxedAs(id.info)
+		if c.perms == nil {
+			s.addRefused(a, invalidArgument, all|addDirectory, "", nil, open{Path: dir})
+			r := addFiles(a, s.startTransfer(a, nil), open{Path: dir})
+			if r.Error != invalidArgument {
+				t.Errorf("%s: a transfer: %v", name, r)
+			}
+		} else {
+			doc := s.addFull(a, all|addDirectory, "", nil, open{Path: dir})[0]
+			s.wantPermissions(doc, map[string][]string{appA: c.perms})
+			s.must(s.host, qualified("Delete"), nil, doc)
+		}
+		id.end()
+	}
+}
+
+// TestReservedPlaces: no app makes a document of a directory in which lies what
+// is in no sandbox, be it there or not: through it commands could be planted
+// that start outside. The host may.
+func TestReservedPlaces(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	for _, name := range []string{"", ".config", ".local", ".local/share", ".var"} {
+		dir := filepath.Join(s.home, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.addRefused(s.sandboxed(appA), invalidArgument, all|addDirectory, "", nil, open{Path: dir})
+		s.addFull(s.host, all|addDirectory, "", nil, open{Path: dir})
+	}
+	dir := filepath.Dir(s.file(".config/"+appA+"/f", ""))
+	s.addFull(s.sandboxed(appA), all|addDirectory, "", nil, open{Path: dir})
 }
 
 // TestAnotherAtThatPath: what the host has at the path of a sandbox's file or
