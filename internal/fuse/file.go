@@ -282,10 +282,16 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []b
 		return 0, status(errno)
 	}
 	defer h.d.put()
-	// A file opened with O_APPEND appends here too: the kernel's idea of
-	// its end may be older than what the host has written.
+	// An app's append goes to the end of the file as it is now: the kernel's
+	// idea of it may be older than what the host has written. Pages of a
+	// memory map go where they belong, and the kernel sends them by
+	// whichever open file it likes, so the file itself is not in that mode.
+	flags := 0
+	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&gofuse.WRITE_CACHE == 0 {
+		flags = unix.RWF_APPEND
+	}
 	for {
-		n, err := unix.Pwrite(h.d.fd, data, int64(in.Offset))
+		n, err := writeAt(h.d.fd, data, int64(in.Offset), flags)
 		if err == unix.EINTR {
 			continue
 		}
@@ -294,6 +300,13 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []b
 		}
 		return uint32(n), gofuse.OK
 	}
+}
+
+func writeAt(fd int, data []byte, off int64, flags int) (int, error) {
+	if flags == 0 {
+		return unix.Pwrite(fd, data, off)
+	}
+	return unix.Pwritev2(fd, [][]byte{data}, off, flags)
 }
 
 // Writev is not offered: requests come in one piece.

@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv("DOCPORTAL_TEST_READS"); p != "" {
 		os.Exit(readCrowd(p))
 	}
+	if p := os.Getenv("DOCPORTAL_TEST_MODEL"); p != "" {
+		os.Exit(runModel(p))
+	}
 	if os.Getuid() == 0 {
 		os.Exit(asUser())
 	}

@@ -271,8 +271,9 @@ func openPath(dir int, name string) (*descriptor, *unix.Statx_t, identity, sysca
 }
 
 // openFlags are the flags of open(2) that an app may choose for the backing
-// file; the others are the kernel's or the server's.
-const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
+// file; the others are the kernel's or the server's. O_APPEND is for each write
+// to say.
+const openFlags = unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME
 
 // createFile makes and opens the regular file name in dir. Where something of
 // that name exists it is opened instead (unless flags has O_EXCL), but only if

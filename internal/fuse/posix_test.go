@@ -13,8 +13,8 @@ func TestPOSIX(t *testing.T) {
 		// go-fuse's own run leaves it out as well.
 		"FcntlFlockLocksFile": "it expects a process to be kept out by its own POSIX lock, against fcntl(2)",
 	}
-	if os.Getenv("DOCPORTAL_TEST_LONG") == "" {
-		leftOut["OpenSymlinkRace"] = "it takes long; TestAttackers asks the same. DOCPORTAL_TEST_LONG=1 runs it"
+	if !long() {
+		leftOut["OpenSymlinkRace"] = "it takes long; TestAttackers asks the same. DOCPORTAL_LONG=1 runs it"
 	}
 	for name, f := range posixtest.All {
 		if leftOut[name] != "" {

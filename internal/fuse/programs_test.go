@@ -1,0 +1,131 @@
+package fuse
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// sandboxed is a shell script in a sandbox that has the app's view as /doc, as
+// a launcher makes it; with app "" it runs on the host, where $DOC is the view.
+func (r *rig) sandboxed(app, script string) *exec.Cmd {
+	r.Helper()
+	if app == "" {
+		cmd := exec.Command("/bin/sh", "-euc", script)
+		cmd.Env = append(os.Environ(), "DOC="+r.mnt)
+		return cmd
+	}
+	cmd := exec.Command("bwrap", "--unshare-pid", "--die-with-parent", "--ro-bind", "/usr", "/usr",
+		"--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+		"--ro-bind", "/etc", "/etc", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+		"--bind", r.in(app), "/doc", "--setenv", "DOC", "/doc", "--setenv", "HOME", "/tmp",
+		"--chdir", "/tmp", "/bin/sh", "-euc", script)
+	return cmd
+}
+
+func (r *rig) run(app, script string) {
+	r.Helper()
+	if out, err := r.sandboxed(app, script).CombinedOutput(); err != nil {
+		r.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestSQLite has four writers on one database: two in one sandbox, one in
+// another and one on the host.
+func TestSQLite(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			total := 400
+			if long() {
+				total = 10_000
+			}
+			each := total / 4
+			r := newRig(t)
+			tree := r.dirDoc("d1")
+			r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
+			db := filepath.Join(tree, "db")
+			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+"; CREATE TABLE t(w, i, PRIMARY KEY(w, i));'")
+			writer := func(path, name string) string {
+				return fmt.Sprintf(`i=0; { echo '.timeout 120000'; echo 'PRAGMA synchronous=OFF;'; while [ $i -lt %d ]; do
+					echo "BEGIN IMMEDIATE; INSERT INTO t VALUES('%s', $i); COMMIT;"; i=$((i+1)); done; } | sqlite3 -bail %s`, each, name, path)
+			}
+			seen := "$DOC/d1/tree/db"
+			cmds := []*exec.Cmd{
+				r.sandboxed(testApp, "("+writer(seen, "a")+") & ("+writer(seen, "b")+"); wait $!"),
+				r.sandboxed(otherApp, writer(seen, "c")),
+				r.sandboxed("", writer(db, "d")),
+			}
+			// In WAL mode SQLite's index is shared memory, which only programs
+			// on one file system's pages can share; the host is then on the
+			// mount like the others.
+			if mode == "wal" && os.Getenv("W") == "" {
+				cmds[1] = r.sandboxed(testApp, writer(seen, "c"))
+				cmds[2] = r.sandboxed(testApp, writer(seen, "d"))
+			}
+			var outs []*bytes.Buffer
+			for _, c := range cmds {
+				out := new(bytes.Buffer)
+				c.Stdout, c.Stderr = out, out
+				outs = append(outs, out)
+				must(t, c.Start())
+				t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+			}
+			for i, c := range cmds {
+				if err := c.Wait(); err != nil {
+					t.Errorf("writer %d: %v\n%s", i, err, outs[i])
+				}
+			}
+			out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM t;").CombinedOutput()
+			if want := fmt.Sprintf("ok\n%d\n", each*4); err != nil || string(out) != want {
+				t.Errorf("%q %v, want %q", out, err, want)
+			}
+		})
+	}
+}
+
+// TestPrograms has programs as they are work in a directory document.
+func TestPrograms(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	r.fileDoc("f1", "one\n")
+	for _, p := range []struct{ name, script string }{
+		{"git", `cd $DOC/d1/tree; export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
+			git init -q a; cd a; git config user.email a@example.org; git config user.name a
+			i=0; while [ $i -lt 20 ]; do echo $i >f$i; i=$((i+1)); done; ln -s f1 link; chmod +x f2
+			git add .; git commit -qm one; git checkout -qb other; echo x >f1; rm f3; git commit -qam two
+			cd ..; git clone -q a b; cd b; git checkout -q HEAD~1; test -f f3; git checkout -q other; test ! -e f3
+			git gc -q; git fsck --strict; test -z "$(git status --porcelain)"; test -L link; test -x f2`},
+		{"tar", `cd $DOC/d1/tree; mkdir t; echo x >t/f; ln t/f t/g; ln -s f t/l; truncate -s 1M t/sparse; touch -d @1000000000 t/f
+			tar -cSf t.tar t; mv t old; tar -xpf t.tar; tar -df t.tar; test t/f -ef t/g; test $(stat -c %Y t/f) = 1000000000`},
+		{"rsync", `cd $DOC/d1/tree; mkdir r; echo x >r/f; ln r/f r/g; ln -s f r/l; chmod 640 r/f
+			rsync -aHA --checksum r/ s/; test s/f -ef s/g; test -z "$(rsync -aHAi --checksum r/ s/)"`},
+		// The host path is listed and may not be set, so whoever copies all
+		// attributes leaves it out.
+		{"rsync -X", `cd $DOC/d1/tree; mkdir x; echo x >x/f; setfattr -n user.a -v b x/f
+			rsync -aHAX --filter='-x user.document-portal.*' --checksum x/ y/; test "$(getfattr --only-values -n user.a y/f)" = b`},
+		{"cp and dd", `cd $DOC/d1/tree; dd if=/dev/urandom of=big bs=64k count=20 conv=fsync 2>/dev/null
+			cp --reflink=auto big copy; cmp big copy; cp -a big all; cmp big all; cp --sparse=always big sp; cmp big sp`},
+		{"vim", `cd $DOC/d1/tree; echo one >v; vim.tiny -u NONE -es -c 's/one/two/' -c wq v </dev/null || true; test "$(cat v)" = two
+			cd $DOC/f1; vim.tiny -u NONE -es -c 's/one/two/' -c wq file.txt </dev/null || true; test "$(cat file.txt)" = two`},
+		{"an atomic save", `for d in $DOC/d1/tree $DOC/f1; do cd $d; echo three >.goutputstream-A1B2C3; sync .goutputstream-A1B2C3
+			ln file.txt file.txt~ 2>/dev/null || true; mv .goutputstream-A1B2C3 file.txt; test "$(cat file.txt)" = three; done`},
+		{"a lock file", `for d in $DOC/d1/tree $DOC/f1; do cd $d; (set -C; echo me >'.~lock.file.txt#'); ! (set -C; echo you >'.~lock.file.txt#') 2>/dev/null
+			test "$(cat '.~lock.file.txt#')" = me; rm '.~lock.file.txt#'; test ! -e '.~lock.file.txt#'; done`},
+	} {
+		t.Run(p.name, func(t *testing.T) {
+			r := *r
+			r.TB = t
+			r.run(testApp, p.script)
+		})
+	}
+	// It is all on the host.
+	wantContent(t, filepath.Join(tree, "file.txt"), "three\n")
+	out, err := exec.Command("git", "-c", "safe.directory=*", "-C", filepath.Join(tree, "b"), "fsck").CombinedOutput()
+	if err != nil || strings.Contains(string(out), "error") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
