@@ -104,7 +104,7 @@ func parse(args []string) (o *options, status int) {
 	o = new(options)
 	parser, err := kong.New(o,
 		kong.Name("sbx-run"),
-		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program."),
+		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program; files between @@ and @@, and URIs of files between @@u and @@, are handed to it as documents."),
 		kong.Vars{"version": "sbx-run " + version},
 		kong.Exit(func(code int) { panic(exit(code)) }),
 	)
@@ -186,6 +186,9 @@ func (o *options) run(w *worker) (int, error) {
 		starter.Documents = func(ctx context.Context) (string, error) {
 			return mountPoint(ctx, host.SessionBus.Address)
 		}
+		starter.Forward = func(ctx context.Context, app string, f sandbox.Handed) (string, error) {
+			return addDocument(ctx, host.SessionBus.Address, app, f)
+		}
 	}
 	return starter.Run(w.ctx, plan)
 }
@@ -212,4 +215,41 @@ func mountPoint(ctx context.Context, address string) (string, error) {
 		return "", err
 	}
 	return strings.TrimRight(string(path), "\x00"), nil
+}
+
+// Flags of AddFull.
+const (
+	addReuse     = 1
+	addDirectory = 8
+)
+
+// addDocument makes a document of a file that the user named for the app.
+func addDocument(ctx context.Context, address, app string, f sandbox.Handed) (string, error) {
+	conn, err := bus.Dial(ctx, address, bus.Options{})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	flags := uint32(addReuse)
+	if f.Directory {
+		flags |= addDirectory
+	}
+	permissions := []string{"read"}
+	if f.Writable {
+		permissions = append(permissions, "write")
+	}
+	var ids []string
+	var extra map[string]bus.Value
+	files, err := conn.CallFiles(ctx, documentsName, documentsPath, documentsName, "AddFull", "ahusas",
+		[]any{[]bus.FD{0}, flags, app, permissions}, []*os.File{f.File}, &ids, &extra)
+	for _, f := range files {
+		f.Close()
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(ids) != 1 {
+		return "", fmt.Errorf("the document portal answered with %d ids", len(ids))
+	}
+	return ids[0], nil
 }

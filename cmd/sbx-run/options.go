@@ -36,14 +36,15 @@ type options struct {
 	Env      []string `sep:"none" placeholder:"VAR=VALUE" help:"Set a variable in the sandbox."`
 	UnsetEnv []string `sep:"none" placeholder:"VAR" help:"Unset a variable in the sandbox."`
 
-	Command     string     `placeholder:"PROGRAM" help:"Run another program than the profile's."`
-	Cwd         string     `placeholder:"DIR" help:"Start in this directory of the sandbox."`
-	Shell       bool       `help:"Run a shell in the app's sandbox instead of the app."`
-	NoDocuments bool       `help:"Start without the document portal."`
-	DryRun      dryRunFlag `placeholder:"argv" help:"Print what would run, start nothing; --dry-run=argv prints the command lines."`
-	List        bool       `help:"List profiles and running sandboxes."`
-	Verbose     bool       `help:"Say more."`
-	Version     kong.VersionFlag
+	Command        string     `placeholder:"PROGRAM" help:"Run another program than the profile's."`
+	Cwd            string     `placeholder:"DIR" help:"Start in this directory of the sandbox."`
+	Shell          bool       `help:"Run a shell in the app's sandbox instead of the app."`
+	FileForwarding bool       `hidden:"" help:"Nothing: files between @@ and @@ always become documents."`
+	NoDocuments    bool       `help:"Start without the document portal."`
+	DryRun         dryRunFlag `placeholder:"argv" help:"Print what would run, start nothing; --dry-run=argv prints the command lines."`
+	List           bool       `help:"List profiles and running sandboxes."`
+	Verbose        bool       `help:"Say more."`
+	Version        kong.VersionFlag
 
 	Words []string `arg:"" optional:"" name:"app" passthrough:"partial" help:"The app, then its arguments."`
 }

@@ -69,11 +69,12 @@ type Plan struct {
 	Session   []string // proxy rules
 	System    []string
 	Warnings  []string
+	handed    []Handed
 }
 
 // Request is what the command line adds to a profile.
 type Request struct {
-	Args  []string // of the program
+	Args  []string // of the program; files between @@ or @@u and @@ become documents
 	Cwd   string   // in the sandbox; "" for the current directory or home
 	Shell bool     // a shell instead of the program
 }
@@ -141,6 +142,9 @@ func (pl *Plan) Close() {
 			m.file.Close()
 		}
 	}
+	for _, f := range pl.handed {
+		f.File.Close()
+	}
 }
 
 func (pl *Plan) build(r Request) error {
@@ -162,6 +166,9 @@ func (pl *Plan) build(r Request) error {
 		}
 	}
 	if err := pl.command(r); err != nil {
+		return err
+	}
+	if err := pl.forwarding(); err != nil {
 		return err
 	}
 	return pl.directory(r.Cwd)
@@ -464,6 +471,25 @@ func (pl *Plan) masks(bound []grant, places []reserved) error {
 			}
 		}
 	}
+	// The same holds above what is granted for reading in what is granted for
+	// writing.
+	for _, g := range bound {
+		if !g.readOnly {
+			continue
+		}
+		var in *grant
+		for i := range bound {
+			if g.path != bound[i].path && within(g.path, bound[i].path) {
+				in = &bound[i]
+			}
+		}
+		if in == nil || in.readOnly {
+			continue
+		}
+		for dir := filepath.Dir(g.path); dir != in.path && !pinned[dir]; dir = filepath.Dir(dir) {
+			pinned[dir] = true
+		}
+	}
 	for _, dir := range slices.SortedFunc(maps.Keys(pinned), func(a, b string) int { return len(a) - len(b) }) {
 		root, rel := "/", strings.TrimPrefix(dir, "/")
 		if within(dir, pl.Host.Home) {
@@ -666,13 +692,20 @@ func (pl *Plan) directory(cwd string) error {
 	return nil
 }
 
-// Binds lists what of the host is where in the sandbox, for docportal.
+// Binds lists what of the host is where in the sandbox, for docportal. What
+// covers a part of a bind without being the host's is listed as a read-only
+// bind of /dev/null: whoever is given the directory above would see more than
+// the app.
 func (pl *Plan) Binds() []identity.Bind {
 	var all []identity.Bind
 	for _, m := range pl.Mounts {
 		switch m.Kind {
 		case Bind, DevBind, ROBind:
 			all = append(all, identity.Bind{ReadOnly: m.Kind == ROBind, Host: m.Source, Sandbox: m.Dest})
+		case Mask, Tmpfs:
+			if slices.ContainsFunc(all, func(b identity.Bind) bool { return within(m.Dest, b.Sandbox) }) {
+				all = append(all, identity.Bind{ReadOnly: true, Host: "/dev/null", Sandbox: m.Dest})
+			}
 		}
 	}
 	return all

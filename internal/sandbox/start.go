@@ -36,6 +36,9 @@ type Starter struct {
 	// Documents asks the document portal where its mount is. Nil starts
 	// without documents, and without a warning.
 	Documents func(ctx context.Context) (string, error)
+	// Forward makes a document of a file for the app and returns its id. Nil
+	// without documents.
+	Forward func(ctx context.Context, app string, f Handed) (string, error)
 	// Warn tells the user something that does not end the start.
 	Warn                  func(format string, args ...any)
 	Stdin, Stdout, Stderr *os.File
@@ -172,6 +175,9 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 		if err := pl.addDocuments(view.value.mount, f); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.handOver(ctx, pl, view.err == nil && view.value != nil); err != nil {
+		return nil, err
 	}
 	if err := in.writeBinds(pl.Binds()); err != nil {
 		return nil, fmt.Errorf("instance directory: %w", err)
