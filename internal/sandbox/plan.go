@@ -364,6 +364,7 @@ func (pl *Plan) grants() error {
 	places := reservedPaths(h)
 	realHome := realPath(h.Home)
 	var bound []grant
+	first := len(pl.Mounts)
 	for _, g := range list {
 		fail := func(format string, args ...any) error {
 			return &ProfileError{g.at, "filesystems", g.word + ": " + fmt.Sprintf(format, args...)}
@@ -413,7 +414,7 @@ func (pl *Plan) grants() error {
 		pl.add(m)
 		bound = append(bound, g)
 	}
-	return pl.masks(bound, places)
+	return pl.masks(bound, places, first)
 }
 
 // checkReserved says why a path cannot be granted, nil if it can.
@@ -445,8 +446,9 @@ func sameAsReserved(f *os.File, places []reserved) error {
 // masks covers what is reserved in wider grants. Where the app may write, what
 // does not exist yet is made first, as the app would make it otherwise; and
 // the directories above it are made mount points of their own, because an app
-// could rename them, with the mask, and make new ones in their place.
-func (pl *Plan) masks(bound []grant, places []reserved) error {
+// could rename them, with the mask, and make new ones in their place. The
+// mounts of bound begin at first.
+func (pl *Plan) masks(bound []grant, places []reserved, first int) error {
 	pinned := map[string]bool{}
 	for _, r := range places {
 		if r.path != realPath(r.path) {
@@ -504,6 +506,8 @@ func (pl *Plan) masks(bound []grant, places []reserved) error {
 		}
 		pl.add(m)
 	}
+	// What is bound at a directory covers what was bound below it before.
+	slices.SortStableFunc(pl.Mounts[first:], func(a, b Mount) int { return strings.Count(a.Dest, "/") - strings.Count(b.Dest, "/") })
 	for _, r := range places {
 		if r.path != realPath(r.path) {
 			continue

@@ -191,6 +191,28 @@ func TestWhatTheAppCouldMakeIsMadeAndPinnedFirst(t *testing.T) {
 	}
 }
 
+func TestReadOnlyGrantsHoldInsideWritableOnes(t *testing.T) {
+	h := testHost(t)
+	for _, dir := range []string{"/open/mid/deep/ro", "/.config/app/ro"} {
+		if err := os.MkdirAll(h.Home+dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pl := mustPlan(t, h, "[Context]\nfilesystems=home;~/open/mid/deep/ro:ro;~/.config/app/ro:ro\n")
+	// Each directory above is a mount point of its own: renamed, it would take
+	// the grant along, and the next start would find nothing at the path.
+	for _, dir := range []string{"/open", "/open/mid", "/open/mid/deep", "/.config", "/.config/app"} {
+		if m := pl.shows(h.Home + dir + "/x"); m.Dest != h.Home+dir || m.Kind != Bind {
+			t.Errorf("%s is no mount point: %+v", dir, m)
+		}
+	}
+	for _, dir := range []string{"/open/mid/deep/ro", "/.config/app/ro"} {
+		if m := pl.shows(h.Home + dir + "/x"); m.Kind != ROBind {
+			t.Errorf("%s is not read-only: %+v", dir, m)
+		}
+	}
+}
+
 func TestReservedPathBehindALinkIsMaskedWhereItIs(t *testing.T) {
 	h := testHost(t)
 	if err := os.MkdirAll(filepath.Join(h.Home, "dotfiles/config"), 0o700); err != nil {
@@ -485,6 +507,27 @@ func TestBindsForDocportal(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("no bind %q in %v", want, binds)
+		}
+	}
+}
+
+func TestBindsTellWhatIsCovered(t *testing.T) {
+	h := testHost(t)
+	binds := mustPlan(t, h, "[Context]\nfilesystems=home\n").Binds()
+	for _, name := range reservedInHome[:len(reservedInHome)-1] {
+		covered := false
+		for _, b := range binds {
+			if b.Sandbox == h.Home+"/"+name {
+				covered = b.Host == "/dev/null" && b.ReadOnly
+			}
+		}
+		if !covered {
+			t.Errorf("%s is not listed as covered", name)
+		}
+	}
+	for _, b := range mustPlan(t, h, "").Binds() {
+		if b.Host == "/dev/null" {
+			t.Errorf("%s covers nothing of the host", b.Sandbox)
 		}
 	}
 }
