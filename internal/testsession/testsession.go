@@ -91,6 +91,9 @@ func asOrdinaryUser() (status int, err error) {
 	}
 	cmd.Dir = tmp
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp, "HOME=" + tmp}
+	if source, err := os.Getwd(); err == nil {
+		cmd.Env = append(cmd.Env, SourceVariable+"="+source)
+	}
 	for _, kv := range os.Environ() {
 		if strings.HasPrefix(kv, "DOCPORTAL_") {
 			cmd.Env = append(cmd.Env, kv)
@@ -109,6 +112,10 @@ func asOrdinaryUser() (status int, err error) {
 	}
 	return 0, nil
 }
+
+// SourceVariable names the environment variable with the directory that the
+// tests were started in, their package's, where they run in another one.
+const SourceVariable = "DOCPORTAL_SOURCE"
 
 // Bus is a dbus-daemon.
 type Bus struct {
