@@ -365,14 +365,42 @@ func (s *Service) getHostPaths(_ context.Context, c *bus.Call) ([]any, error) {
 	var ids []string
 	c.Scan(&ids)
 	out := make(map[string][]byte, len(ids))
-	for _, id := range ids {
-		d, err := s.get(id)
-		if err != nil {
-			return nil, err
-		}
+	tell := func(d *document) {
 		if d != nil && (c.Caller.IsHost() || d.can(c.Caller.App) != 0) {
-			out[id] = pathValue(d.rec.path)
+			out[d.id] = pathValue(d.rec.path)
 		}
+	}
+	var others []string // to be read in one transaction
+	s.mu.RLock()
+	for _, id := range ids {
+		if d := s.transient[id]; d != nil {
+			tell(d)
+		} else if d := s.cache[id]; d != nil {
+			tell(d)
+		} else {
+			others = append(others, id)
+		}
+	}
+	s.mu.RUnlock()
+	if len(others) == 0 {
+		return []any{out}, nil
+	}
+	store, err := s.o.Store()
+	if err != nil {
+		return nil, err
+	}
+	err = store.View(func(tx *permstore.Tx) error {
+		for _, id := range others {
+			d, err := load(tx, id)
+			if err != nil {
+				return err
+			}
+			tell(d)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return []any{out}, nil
 }
