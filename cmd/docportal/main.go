@@ -24,7 +24,9 @@ var version = "unknown"
 type commandLine struct {
 	Version kong.VersionFlag `help:"Print the version and exit."`
 
-	Serve  arguments     `cmd:"" default:"withargs" help:"Serve the session until it ends; what is done without a command."`
+	Daemon arguments `embed:""` // shown with the rest: without a command they are the command line
+
+	Serve  struct{}      `cmd:"" default:"1" help:"Serve the session until it ends; what is done without a command."`
 	Import importCommand `cmd:"" help:"Merge the permission databases of flatpak's programs into the store."`
 	Export exportCommand `cmd:"" help:"Write the store as permission databases of flatpak's programs."`
 	Check  checkCommand  `cmd:"" help:"Verify every invariant of the store."`
@@ -52,7 +54,7 @@ func main() {
 	if command, ok := chosen.Selected().Target.Addr().Interface().(command); ok {
 		os.Exit(carryOut(command, os.Stdout, os.Stderr))
 	}
-	os.Exit(run(c.Serve, os.Stderr))
+	os.Exit(run(c.Daemon, os.Stderr))
 }
 
 // run serves until a signal or the bus ends it and returns the exit status.
