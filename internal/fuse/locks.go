@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -60,7 +61,21 @@ type lock struct {
 	start, end uint64 // inclusive
 	write      bool
 	pid        uint32
+	// alone is the node that the lock was made on if it shares what it
+	// covers with no program that maps the file by another one.
+	alone *node
 }
+
+// Programs that share a memory map of a file have to see the same pages. Those
+// in one view do; the host, and every other view, have copies of their own,
+// and nothing tells which bytes of a page are the newer ones. SQLite maps the
+// index of a write-ahead log, and while it does so holds a read lock on one
+// byte of it. That lock keeps everybody else out: they get SQLITE_BUSY, where
+// otherwise they would overwrite each other's transactions.
+const (
+	mapSuffix = "-shm"
+	mapByte   = 128 // UNIX_SHM_DMS
+)
 
 func (l lock) overlaps(start, end uint64) bool { return l.start <= end && l.end >= start }
 
@@ -149,6 +164,10 @@ func (f *fileLocks) conflict(l lock) (lock, bool) {
 		if o.owner != l.owner && (o.write || l.write) && o.overlaps(l.start, l.end) {
 			return o, true
 		}
+		if o.alone != nil && o.alone != l.alone && o.overlaps(l.start, l.end) {
+			o.write = true
+			return o, true
+		}
 	}
 	return lock{}, false
 }
@@ -181,7 +200,7 @@ func with(held []lock, l lock) []lock {
 	held = without(held, l.owner, l.start, l.end)
 	rest := held[:0]
 	for _, o := range held {
-		if o.owner == l.owner && o.fh == l.fh && o.write == l.write &&
+		if o.owner == l.owner && o.fh == l.fh && o.write == l.write && o.alone == l.alone &&
 			(o.end+1 == l.start || l.end+1 == o.start) {
 			l.start, l.end = min(o.start, l.start), max(o.end, l.end)
 			continue
@@ -204,7 +223,7 @@ func (f *fileLocks) tryLock(h *handle, l lock) syscall.Errno {
 	if len(f.held) >= maxLocks {
 		return syscall.ENOLCK
 	}
-	if errno := f.carry(h, l.write); errno != 0 {
+	if errno := f.carry(h, l.write || l.alone != nil); errno != 0 {
 		return errno
 	}
 	old := f.held
@@ -323,7 +342,7 @@ func (f *fileLocks) sync(start, end uint64) syscall.Errno {
 				if typ == unix.F_UNLCK {
 					typ = unix.F_RDLCK
 				}
-				if l.write {
+				if l.write || l.alone != nil {
 					typ = unix.F_WRLCK
 				}
 			}
@@ -390,6 +409,11 @@ func (fs *filesystem) lockRequest(in *gofuse.LkIn) (h *handle, k lockKey, l lock
 	}
 	if k.flock {
 		l.start, l.end = 0, math.MaxInt64
+	}
+	if !k.flock && l.start == mapByte && l.end == mapByte {
+		if _, name := fs.nodes.place(h.n); strings.HasSuffix(name, mapSuffix) {
+			l.alone = h.n
+		}
 	}
 	if l.start > l.end {
 		h.d.put()
