@@ -167,13 +167,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"startbus":   startBus,
-			"status":     status,
-			"gone":       gone,
-			"eventually": eventually,
-			"listen":     listen,
-			"instance":   instance,
-			"killed":     killed,
+			"startbus":    startBus,
+			"status":      status,
+			"gone":        gone,
+			"eventually":  eventually,
+			"listen":      listen,
+			"instance":    instance,
+			"killed":      killed,
+			"interrupted": interruptedOn,
 		},
 	})
 }
