@@ -130,7 +130,11 @@ func (c *Conn) finish(ctx context.Context, p *pending, out ...any) ([]*os.File, 
 }
 
 func (r *reply) scan(out []any) ([]*os.File, error) {
-	args, err := decodeBody(r.order, r.sig, r.body)
+	var args []any
+	var err error
+	if len(out) > 0 || r.typ == dbus.TypeError { // what nobody asks for is not looked at
+		args, err = decodeBody(r.order, r.sig, r.body)
+	}
 	if r.typ == dbus.TypeError {
 		text := ""
 		if err == nil && len(args) > 0 {
