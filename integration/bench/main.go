@@ -28,6 +28,7 @@ var parts = []struct {
 	{"store", permissionStores},
 	{"documents", manyDocuments},
 	{"large", largeStore},
+	{"view", fileViews},
 }
 
 func main() {
