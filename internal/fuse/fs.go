@@ -18,7 +18,8 @@ import (
 const hostPathAttr = "user.document-portal.host-path"
 
 // filesystem answers the kernel's requests. Timeouts are 0: whatever the
-// kernel knows of a document it asks again.
+// kernel knows of a document it asks again. Only by-app and the app ids in it
+// are always there and always the same.
 type filesystem struct {
 	gofuse.RawFileSystem // answers what is not implemented here
 
@@ -164,6 +165,7 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name st
 	case kindRoot, kindApp:
 		if n.kind == kindRoot && name == "by-app" {
 			fs.virtualEntry(fs.nodes.byApp, 0o500, out)
+			always(out)
 			return gofuse.OK
 		}
 		return status(fs.lookupDocument(n, name, out))
@@ -172,6 +174,7 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name st
 			return status(syscall.ENOENT)
 		}
 		fs.virtualEntry(fs.nodes.lookApp(name), 0o500, out)
+		always(out)
 		return gofuse.OK
 	}
 	s, errno := fs.visible(n)
@@ -180,6 +183,12 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name st
 		return status(syscall.ENOENT)
 	}
 	return status(fs.lookupFile(n, s, name, out))
+}
+
+// always lets the kernel remember an entry.
+func always(out *gofuse.EntryOut) {
+	out.SetEntryTimeout(24 * time.Hour)
+	out.SetAttrTimeout(24 * time.Hour)
 }
 
 func (fs *filesystem) lookupDocument(parent *node, id string, out *gofuse.EntryOut) syscall.Errno {
