@@ -17,7 +17,9 @@ func TestMappedPagesAreNotAppended(t *testing.T) {
 	f, err := os.OpenFile(p, os.O_RDWR|os.O_APPEND, 0)
 	must(t, err)
 	defer f.Close()
-	m, err := unix.Mmap(int(f.Fd()), 0, 5000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	// This process is the server: it must not wait for itself in a page fault,
+	// which the Go runtime does not know of, but may in a system call.
+	m, err := unix.Mmap(int(f.Fd()), 0, 5000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	must(t, err)
 	defer unix.Munmap(m)
 	m[10] = 'y'
