@@ -12,7 +12,7 @@ func TestPOSIX(t *testing.T) {
 	leftOut := map[string]string{
 		// go-fuse's own run leaves it out as well.
 		"FcntlFlockLocksFile": "it expects a process to be kept out by its own POSIX lock, against fcntl(2)",
-		"XAttrLarge": "it needs a file system with larger attributes than ext4's block and skips itself elsewhere",
+		"XAttrLarge":          "it needs a file system with larger attributes than ext4's block and skips itself elsewhere",
 	}
 	if !long() {
 		leftOut["OpenSymlinkRace"] = "it takes long; TestAttackers asks the same. DOCPORTAL_LONG=1 runs it"
