@@ -15,6 +15,7 @@ import (
 	"docportal/internal/documents"
 	"docportal/internal/fuse"
 	"docportal/internal/identity"
+	"docportal/internal/memory"
 	"docportal/internal/permstore"
 	"docportal/internal/sandbox"
 )
@@ -128,7 +129,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		select {
 		case <-rest:
 			rest = nil
-			giveBack()
+			memory.GiveBack(storeDir() + "/")
 		case <-ctx.Done():
 			d.log.Info("ending")
 			return nil

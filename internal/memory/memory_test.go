@@ -1,4 +1,4 @@
-package main
+package memory
 
 import "testing"
 
@@ -19,9 +19,35 @@ func TestOnlyPagesThatNobodyWritesAreGivenBack(t *testing.T) {
 		"00800000-00400000 r-xp 00000000 fe:00 1            /usr/bin/docportal":                 false,
 		"": false, "x r y z /usr/bin/docportal": false,
 	} {
-		start, length, ok := droppable(line, exe, dir)
+		start, length, ok := droppable(line, exe, dir, true)
 		if ok != want || ok && (start == 0 || length == 0) {
 			t.Errorf("%q: %#x %#x %v", line, start, length, ok)
 		}
+	}
+}
+
+// TestPagesThatALoaderWroteAreKept: in a program that runs at any address the
+// loader has written to what is read-only now.
+func TestPagesThatALoaderWroteAreKept(t *testing.T) {
+	const exe = "/usr/bin/docportal"
+	for line, want := range map[string]bool{
+		"00400000-00800000 r-xp 00000000 fe:00 1    /usr/bin/docportal": true,
+		"00800000-00900000 r--p 00400000 fe:00 1    /usr/bin/docportal": false,
+	} {
+		if _, _, ok := droppable(line, exe, "", false); ok != want {
+			t.Errorf("%q: %v", line, ok)
+		}
+	}
+}
+
+// TestAProgramGoesOn: nothing that is needed is lost.
+func TestAProgramGoesOn(t *testing.T) {
+	before := make([]byte, 1<<20)
+	before[12345] = 7
+	for range 10 {
+		GiveBack("")
+	}
+	if before[12345] != 7 {
+		t.Error("the heap has changed")
 	}
 }
