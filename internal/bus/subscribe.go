@@ -22,10 +22,14 @@ type Signal struct {
 // do not fit: what a signal carries is the sender's choice.
 func (s *Signal) Scan(dst ...any) error { return scan(s.sig, s.args, dst) }
 
+// maxSignals is how many signals may wait for the receiver of a subscription:
+// more than come while a busy machine does not let it run.
+const maxSignals = 4096
+
 // Subscription is a stream of signals, for programs that wait for portals.
 type Subscription struct {
 	// C gives the signals in order and is closed when the subscription ends.
-	// Signals that find it full are dropped.
+	// Signals that find it full, with maxSignals in it, are dropped.
 	C <-chan *Signal
 
 	c    *Conn
@@ -45,7 +49,7 @@ func (c *Conn) Subscribe(ctx context.Context, m Match) (*Subscription, error) {
 			rule += "," + f.key + "='" + strings.ReplaceAll(f.value, "'", `'\''`) + "'"
 		}
 	}
-	ch := make(chan *Signal, 256)
+	ch := make(chan *Signal, maxSignals)
 	s := &Subscription{C: ch, c: c, m: m, send: ch, rule: rule}
 	c.mu.Lock()
 	if c.ended {
