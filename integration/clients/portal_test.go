@@ -30,11 +30,17 @@ const portalWord = "portal"
 // unmounting has reached the portal.
 const statusFile = "TEST_DOCUMENT_PORTAL_FUSE_STATUS"
 
+// dataDir names the directory that docportal keeps its store in.
+const dataDir = "DOCPORTAL_TEST_DATA"
+
 // portal runs docportal as the installed tests want it: it stays unmounted
 // when they unmount, and a file says that it has noticed.
 func portal() int {
 	cmd := exec.Command(filepath.Join(os.Getenv("DOCPORTAL_STAGE"), "bin/docportal"), "--no-remount")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// The installed tests remove their data directory while the portal, whose
+	// bus they ended, still puts its store in order.
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+os.Getenv(dataDir))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -106,6 +112,7 @@ func (d *desktop) installed(name string, args ...string) *exec.Cmd {
 		"G_TEST_BUILDDIR="+d.Home,
 		"G_TEST_SRCDIR="+installedTests,
 		"DOCPORTAL_STAGE="+d.Stage(),
+		dataDir+"="+filepath.Join(d.Home, "data"),
 	)
 	for i, kv := range cmd.Env {
 		if strings.HasPrefix(kv, "PATH=") { // capsh
