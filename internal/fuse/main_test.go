@@ -41,23 +41,61 @@ func TestMain(m *testing.M) {
 		os.Exit(runModel(p))
 	}
 	if os.Getuid() == 0 {
-		os.Exit(asUser())
+		// The go command's fuzzing keeps its files as whoever started it; only
+		// the processes that run the target must be an ordinary user.
+		switch {
+		case hasFlag("-test.fuzzworker"):
+			if err := becomeUser(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		case !hasFlag("-test.fuzz="):
+			os.Exit(asUser())
+		}
 	}
 	os.Exit(m.Run())
 }
 
-func asUser() int {
+func hasFlag(prefix string) bool {
+	return slices.ContainsFunc(os.Args[1:], func(a string) bool { return strings.HasPrefix(a, prefix) })
+}
+
+// ordinaryUser is whom the tests run as.
+func ordinaryUser() (uid, gid int, err error) {
 	name := os.Getenv("DOCPORTAL_TEST_USER")
 	if name == "" {
 		name = "nobody"
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "no ordinary user to test as:", err)
+		return 0, 0, fmt.Errorf("no ordinary user to test as: %w", err)
+	}
+	uid, _ = strconv.Atoi(u.Uid)
+	gid, _ = strconv.Atoi(u.Gid)
+	return uid, gid, nil
+}
+
+// becomeUser makes this process an ordinary user's.
+func becomeUser() error {
+	uid, gid, err := ordinaryUser()
+	if err == nil {
+		err = syscall.Setgroups([]int{gid})
+	}
+	if err == nil {
+		err = syscall.Setgid(gid)
+	}
+	if err == nil {
+		err = syscall.Setuid(uid)
+	}
+	return err
+}
+
+func asUser() int {
+	uid, gid, err := ordinaryUser()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
 	tmp, err := os.MkdirTemp("", "docportal-fuse-test")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -123,7 +123,7 @@ func nothingIsLeft(t *testing.T, r *rig, ids ...string) {
 }
 
 // openBelow is how many descriptors this process has in a directory.
-func openBelow(t *testing.T, dir string) int {
+func openBelow(t testing.TB, dir string) int {
 	t.Helper()
 	b, err := os.ReadDir("/proc/self/fd")
 	must(t, err)

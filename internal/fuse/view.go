@@ -152,21 +152,7 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	server, err := gofuse.NewServer(limited{fs}, "/dev/fd/"+strconv.Itoa(fd), &gofuse.MountOptions{
-		FsName:               "portal",
-		Name:                 "portal",
-		MaxBackground:        maxBackground,
-		MaxWrite:             maxWrite,
-		DisableReadDirPlus:   true,
-		EnableLocks:          true,
-		ExtraCapabilities:    gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_ATOMIC_O_TRUNC,
-		DisabledCapabilities: gofuse.CAP_PASSTHROUGH | gofuse.CAP_NO_OPEN_SUPPORT,
-		Logger:               slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		PanicHandler: func(v any) gofuse.Status {
-			o.Log.Error("a file request made the server panic", "panic", v, "stack", string(debug.Stack()))
-			return gofuse.EIO
-		},
-	})
+	server, err := gofuse.NewServer(limited{fs}, "/dev/fd/"+strconv.Itoa(fd), serverOptions(o.Log))
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve the mount on %s: %w", dir, err)
 	}
@@ -202,6 +188,25 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 		o.Log.Warn("an unmount by somebody else will not be noticed", "error", err)
 	}
 	return v, nil
+}
+
+// serverOptions are what is agreed with the kernel.
+func serverOptions(log *slog.Logger) *gofuse.MountOptions {
+	return &gofuse.MountOptions{
+		FsName:               "portal",
+		Name:                 "portal",
+		MaxBackground:        maxBackground,
+		MaxWrite:             maxWrite,
+		DisableReadDirPlus:   true,
+		EnableLocks:          true,
+		ExtraCapabilities:    gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_ATOMIC_O_TRUNC,
+		DisabledCapabilities: gofuse.CAP_PASSTHROUGH | gofuse.CAP_NO_OPEN_SUPPORT,
+		Logger:               slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		PanicHandler: func(v any) gofuse.Status {
+			log.Error("a file request made the server panic", "panic", v, "stack", string(debug.Stack()))
+			return gofuse.EIO
+		},
+	}
 }
 
 // maxBackground is how many requests the kernel sends for which no program
