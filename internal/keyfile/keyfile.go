@@ -41,8 +41,12 @@ type SyntaxError struct {
 // Error implements error.
 func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Reason) }
 
+// space is what is white space within a line, as g_ascii_isspace has it.
+const space = " \t\r\f"
+
 // Parse reads a whole key file. Any error is a *SyntaxError. Unlike GKeyFile
-// it also refuses NUL bytes and text that is not UTF-8 anywhere in the file.
+// it also refuses, anywhere in the file, NUL bytes, text that is not UTF-8, and
+// carriage returns before the one of a line's end: a value cannot end in one.
 func Parse(data []byte) (*File, error) {
 	f := new(File)
 	var group *Group
@@ -56,7 +60,10 @@ func Parse(data []byte) (*File, error) {
 		if strings.IndexByte(text, 0) >= 0 {
 			return nil, &SyntaxError{n, "contains a NUL byte"}
 		}
-		line := strings.TrimLeft(text, " \t")
+		if strings.HasSuffix(text, "\r") {
+			return nil, &SyntaxError{n, "ends in more than one carriage return"}
+		}
+		line := strings.TrimLeft(text, space)
 		switch {
 		case line == "" || line[0] == '#':
 			continue
@@ -68,14 +75,14 @@ func Parse(data []byte) (*File, error) {
 			group = f.group(name, n)
 		default:
 			key, value, ok := strings.Cut(line, "=")
-			key = strings.TrimRight(key, " \t")
+			key = strings.TrimRight(key, space)
 			if !ok || key == "" {
 				return nil, &SyntaxError{n, fmt.Sprintf("neither a group, a comment nor key=value: %q", line)}
 			}
 			if group == nil {
 				return nil, &SyntaxError{n, "a key before the first group"}
 			}
-			group.set(key, strings.TrimLeft(value, " \t"), n)
+			group.set(key, strings.TrimLeft(value, space), n)
 		}
 	}
 	return f, nil

@@ -48,6 +48,7 @@ func TestParseErrors(t *testing.T) {
 		{"[A[B]\n", 1},
 		{"[A]\nx=\xff\n", 2},
 		{"[A]\nx=a\x00b\n", 2},
+		{"[A]\nx=a\r\r\n", 2},
 	} {
 		var se *SyntaxError
 		if _, err := Parse([]byte(c.text)); !errors.As(err, &se) || se.Line != c.line {
@@ -65,6 +66,8 @@ func TestParseErrors(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("[A]\nk=v;w\\;;\n"))
 	f.Add([]byte("[A]\n\\=\\s\n[B]\n"))
+	f.Add([]byte("[A]\nk=\r\r\nl=v\r\r\nm\f=\fw"))
+	f.Add([]byte("[A]\nl=v\\\r\nm\f=\f\rw\r\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := Parse(data)
 		if err != nil {
@@ -76,6 +79,15 @@ func FuzzParse(f *testing.F) {
 		}
 		if !bytes.Equal(again.Bytes(), file.Bytes()) {
 			t.Fatalf("not stable: %q, %q", file.Bytes(), again.Bytes())
+		}
+		for _, g := range file.Groups() {
+			for _, e := range g.Entries() {
+				was, errWas := e.String()
+				is, errIs := again.String(g.Name, e.Key)
+				if was != is || (errWas == nil) != (errIs == nil) {
+					t.Fatalf("%s: %q (%v) became %q (%v)", e.Key, was, errWas, is, errIs)
+				}
+			}
 		}
 	})
 }
