@@ -49,62 +49,17 @@ const x32Bit = 0x40000000
 // architecture is what the kernel calls an architecture, and the one whose
 // programs its kernels run as well.
 type architecture struct {
+	index  int // into systemCall.numbers
 	audit  uint32
 	second string
 }
 
 var architectures = map[string]architecture{
-	"amd64":   {unix.AUDIT_ARCH_X86_64, "386"},
-	"386":     {unix.AUDIT_ARCH_I386, ""},
-	"arm64":   {unix.AUDIT_ARCH_AARCH64, "arm"},
-	"arm":     {unix.AUDIT_ARCH_ARM, ""},
-	"riscv64": {unix.AUDIT_ARCH_RISCV64, ""},
-}
-
-// deniedCalls fail in every sandbox. Interfaces that programs use only with
-// privileges say EPERM; newer ones, for which programs have a fallback, and
-// whose arguments a filter cannot see, say ENOSYS.
-var deniedCalls = []struct {
-	name   string
-	errno  unix.Errno
-	unless func(Filter) bool
-}{
-	{"mount", unix.EPERM, nil},
-	{"umount", unix.EPERM, nil},
-	{"umount2", unix.EPERM, nil},
-	{"pivot_root", unix.EPERM, nil},
-	{"setns", unix.EPERM, nil},
-	{"unshare", unix.EPERM, func(f Filter) bool { return f.Userns }},
-	{"chroot", unix.EPERM, func(f Filter) bool { return f.Userns }},
-	{"add_key", unix.EPERM, nil},
-	{"keyctl", unix.EPERM, nil},
-	{"request_key", unix.EPERM, nil},
-	{"quotactl", unix.EPERM, nil},
-	{"quotactl_fd", unix.EPERM, nil},
-	{"acct", unix.EPERM, nil},
-	{"syslog", unix.EPERM, nil},
-	{"uselib", unix.EPERM, nil},
-	{"mbind", unix.EPERM, nil},
-	{"get_mempolicy", unix.EPERM, nil},
-	{"set_mempolicy", unix.EPERM, nil},
-	{"set_mempolicy_home_node", unix.EPERM, nil},
-	{"migrate_pages", unix.EPERM, nil},
-	{"move_pages", unix.EPERM, nil},
-	{"ptrace", unix.EPERM, func(f Filter) bool { return f.Devel }},
-	{"perf_event_open", unix.EPERM, func(f Filter) bool { return f.Devel }},
-	{"clone3", unix.ENOSYS, nil},
-	{"open_tree", unix.ENOSYS, nil},
-	{"open_tree_attr", unix.ENOSYS, nil},
-	{"move_mount", unix.ENOSYS, nil},
-	{"fsopen", unix.ENOSYS, nil},
-	{"fsconfig", unix.ENOSYS, nil},
-	{"fsmount", unix.ENOSYS, nil},
-	{"fspick", unix.ENOSYS, nil},
-	{"mount_setattr", unix.ENOSYS, nil},
-	// An io_uring makes sockets of any family without a system call.
-	{"io_uring_setup", unix.ENOSYS, nil},
-	{"io_uring_enter", unix.ENOSYS, nil},
-	{"io_uring_register", unix.ENOSYS, nil},
+	"amd64":   {archAMD64, unix.AUDIT_ARCH_X86_64, "386"},
+	"386":     {arch386, unix.AUDIT_ARCH_I386, ""},
+	"arm64":   {archARM64, unix.AUDIT_ARCH_AARCH64, "arm"},
+	"arm":     {archARM, unix.AUDIT_ARCH_ARM, ""},
+	"riscv64": {archRISCV64, unix.AUDIT_ARCH_RISCV64, ""},
 }
 
 // families are the kinds of sockets that the app may make.
@@ -160,42 +115,53 @@ func (f Filter) Program(goarch string) ([]bpf.Instruction, error) {
 // Under 386 the call socketcall, which has its arguments in memory, can make
 // sockets of any family: features=multiarch gives that away.
 func (f Filter) calls(goarch string) []bpf.Instruction {
-	numbers := syscallNumbers[goarch]
+	arch := architectures[goarch].index
 	var program []bpf.Instruction
-	for _, d := range deniedCalls {
-		nr, ok := numbers[d.name]
-		if !ok || d.unless != nil && d.unless(f) {
+	for _, c := range systemCalls {
+		nr := c.numbers[arch]
+		if nr == absent || c.unless != nil && c.unless(f) {
 			continue
 		}
-		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1}, errnoOf(d.errno))
+		then := []bpf.Instruction{errnoOf(c.errno)}
+		if c.errno == 0 {
+			then = f.arguments(c.name)
+		}
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: uint8(len(then))})
+		program = append(program, then...)
 	}
-	// The kernel takes these arguments as int: only their low half counts,
-	// whatever the high half holds.
-	argument := func(name string, n uint32, then ...bpf.Instruction) {
-		block := append([]bpf.Instruction{bpf.LoadAbsolute{Off: offsetArgs + 8*n, Size: 4}}, then...)
-		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: numbers[name], SkipTrue: uint8(len(block))})
-		program = append(program, block...)
-	}
-	if !f.Userns {
-		argument("clone", 0,
+	return append(program, bpf.RetConstant{Val: retAllow})
+}
+
+// arguments decides about a call by its arguments. The kernel takes those that
+// count as int: only their low half matters, whatever the high half holds.
+func (f Filter) arguments(name string) []bpf.Instruction {
+	low := func(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offsetArgs + 8*n, Size: 4} }
+	allow := bpf.RetConstant{Val: retAllow}
+	switch name {
+	case "clone":
+		return []bpf.Instruction{
+			low(0),
 			bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: unix.CLONE_NEWUSER, SkipTrue: 1},
 			errnoOf(unix.EPERM),
-			bpf.RetConstant{Val: retAllow})
+			allow,
+		}
+	case "ioctl":
+		return []bpf.Instruction{
+			low(1),
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.TIOCLINUX, SkipTrue: 1},
+			errnoOf(unix.EPERM),
+			allow,
+		}
+	case "socket", "socketpair":
+		families := f.families()
+		check := []bpf.Instruction{low(0)}
+		for i, family := range families {
+			check = append(check, bpf.JumpIf{Cond: bpf.JumpEqual, Val: family, SkipTrue: uint8(len(families) - i)})
+		}
+		return append(check, errnoOf(unix.EAFNOSUPPORT), allow)
 	}
-	argument("ioctl", 1,
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.TIOCLINUX, SkipTrue: 1},
-		errnoOf(unix.EPERM),
-		bpf.RetConstant{Val: retAllow})
-	families := f.families()
-	var check []bpf.Instruction
-	for i, family := range families {
-		check = append(check, bpf.JumpIf{Cond: bpf.JumpEqual, Val: family, SkipTrue: uint8(len(families) - i)})
-	}
-	check = append(check, errnoOf(unix.EAFNOSUPPORT), bpf.RetConstant{Val: retAllow})
-	argument("socket", 0, check...)
-	argument("socketpair", 0, check...)
-	return append(program, bpf.RetConstant{Val: retAllow})
+	return []bpf.Instruction{errnoOf(unix.EPERM)}
 }
 
 // compile makes the bytes that bwrap's --seccomp reads, for this machine:
@@ -221,9 +187,9 @@ func (f Filter) compile() ([]byte, error) {
 // Denied lists the system calls that always fail under the filter, sorted.
 func (f Filter) Denied() []string {
 	var names []string
-	for _, d := range deniedCalls {
-		if d.unless == nil || !d.unless(f) {
-			names = append(names, d.name)
+	for _, c := range systemCalls {
+		if c.errno != 0 && (c.unless == nil || !c.unless(f)) {
+			names = append(names, c.name)
 		}
 	}
 	slices.Sort(names)
