@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"docportal/internal/appid"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -211,6 +213,31 @@ func FuzzMetadata(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parseFlatpak(data)
 		if err == nil && (c.IsHost() || checkID(c.App) != nil || strings.ContainsAny(c.InstanceID, "/\x00")) {
+			t.Fatalf("%q became %+v", data, c)
+		}
+	})
+}
+
+// FuzzCommand gives a process any name for its command: its start time is
+// found all the same.
+func FuzzCommand(f *testing.F) {
+	f.Add("sh", "4711")
+	f.Add(") R 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 (", "0")
+	f.Fuzz(func(t *testing.T, command, rest string) {
+		const before, after = " S 1 1 1 0 -1 4194560 1 1 0 0 0 0 0 0 20 0 1 0 ", " 1 1 18446744073709551615\n"
+		if got, err := startOf([]byte("7 (" + command + ")" + before + "4711" + after)); err != nil || got != "4711" {
+			t.Fatalf("%q: %q, %v", command, got, err)
+		}
+		startOf([]byte(rest))
+	})
+}
+
+// FuzzSnap: whatever is taken for the answer of snapd names a snap.
+func FuzzSnap(f *testing.F) {
+	f.Add([]byte("[Snap Info]\nInstanceName=firefox\nHasNetworkStatus=true\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := parseSnap(data)
+		if err == nil && (c.Kind != Snap || !appid.Foreign(c.App) || !appid.Valid(c.App)) {
 			t.Fatalf("%q became %+v", data, c)
 		}
 	})

@@ -8,13 +8,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"docportal/internal/testsession"
 )
 
 // TestMain runs the tests as an ordinary user also where root runs them: root
 // may read what is unreadable, and its sandboxes are not a user's.
 func TestMain(m *testing.M) {
-	// Fuzzing writes to the caller's cache, and asks no system who it is.
-	if os.Geteuid() != 0 || strings.Contains(strings.Join(os.Args[1:], " "), "-test.fuzz") {
+	if os.Geteuid() != 0 || testsession.Fuzzing() {
 		os.Exit(m.Run())
 	}
 	os.Exit(asNobody())

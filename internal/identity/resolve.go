@@ -208,12 +208,16 @@ func pidOf(pidfd *os.File) (int, error) {
 
 func (p *process) path(name string) string { return fmt.Sprintf("%s/%d/%s", p.proc, p.pid, name) }
 
-// startTime is field 22 of /proc/PID/stat (proc_pid_stat(5)).
 func (p *process) startTime() (string, error) {
 	stat, err := os.ReadFile(p.path("stat"))
 	if err != nil {
 		return "", err
 	}
+	return startOf(stat)
+}
+
+// startOf is field 22 of /proc/PID/stat (proc_pid_stat(5)).
+func startOf(stat []byte) (string, error) {
 	// The second field, the command in brackets, may contain anything.
 	i := strings.LastIndexByte(string(stat), ')')
 	fields := strings.Fields(string(stat[i+1:]))

@@ -21,7 +21,7 @@ import (
 // again as nobody, or whom DOCPORTAL_TEST_USER names: root may read and write
 // everything, and no session is root's.
 func Run(m *testing.M) int {
-	if os.Geteuid() != 0 || fuzzing() {
+	if os.Geteuid() != 0 || Fuzzing() {
 		return m.Run()
 	}
 	status, err := asOrdinaryUser()
@@ -32,10 +32,10 @@ func Run(m *testing.M) int {
 	return status
 }
 
-// fuzzing reports whether the process fuzzes. It then talks to its workers and
+// Fuzzing reports whether the process fuzzes. It then talks to its workers and
 // writes to the caller's cache; fuzz targets are functions of their input and
 // do not care who they are.
-func fuzzing() bool {
+func Fuzzing() bool {
 	for _, a := range os.Args[1:] {
 		if strings.HasPrefix(a, "-test.fuzz=") || strings.HasPrefix(a, "-test.fuzzworker") {
 			return true
