@@ -1,3 +1,4 @@
+# What it loads goes to ~/.var/app/com.transmissionbt.Transmission/Downloads.
 [Application]
 name=com.transmissionbt.Transmission
 command=transmission-gtk;transmission-qt;
@@ -5,3 +6,6 @@ command=transmission-gtk;transmission-qt;
 shared=network;
 sockets=wayland;fallback-x11;
 devices=dri;
+persistent=Downloads;
+[Session Bus Policy]
+com.transmissionbt.*=own

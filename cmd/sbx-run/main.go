@@ -136,6 +136,9 @@ func (o *options) run(w *worker) (int, error) {
 	if o.List {
 		return 0, o.list(dirs)
 	}
+	if o.Install || o.Uninstall {
+		return 0, o.integrate(dirs)
+	}
 	if len(o.Words) == 0 {
 		return 0, errors.New("which app? see sbx-run --help, or --list")
 	}

@@ -244,6 +244,11 @@ func (f *File) Set(group, key, value string) {
 	f.group(group, 0).set(key, escape(value, false), 0)
 }
 
+// SetRaw sets a key to a value as it stands in a file: an Entry's Value.
+func (f *File) SetRaw(group, key, value string) {
+	f.group(group, 0).set(key, value, 0)
+}
+
 // SetList sets a key to a list, escaped so that List gives it back.
 func (f *File) SetList(group, key string, values []string) {
 	var b strings.Builder

@@ -668,6 +668,24 @@ func (pl *Plan) command(r Request) error {
 	return &Unusable{true, fmt.Sprintf("%s: not installed: no program %s", pl.Profile.Name, strings.Join(tried, " or "))}
 }
 
+// FindProgram is where in a sandbox a program of a profile's command= is, by
+// its name or its absolute path; "" if it is not installed.
+func FindProgram(word string) string {
+	paths := []string{word}
+	if !strings.Contains(word, "/") {
+		paths = nil
+		for _, dir := range strings.Split(sandboxPath, ":") {
+			paths = append(paths, filepath.Join(dir, word))
+		}
+	}
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && !info.IsDir() && unix.Access(path, unix.X_OK) == nil {
+			return path
+		}
+	}
+	return ""
+}
+
 // visible reports whether a path of the host shows the same file in the
 // sandbox.
 func (pl *Plan) visible(path string) bool {

@@ -385,6 +385,16 @@ func covers(pattern, name string) bool {
 	return pattern == name || ok && (name == tree || strings.HasPrefix(name, tree+"."))
 }
 
+// Owns reports whether the app may own a name on the session bus.
+func (p *Profile) Owns(name string) bool {
+	for _, own := range []string{p.Name + ".*", "org.mpris.MediaPlayer2." + p.Name + ".*"} {
+		if covers(own, name) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.Session, func(n BusName) bool { return n.Policy == Own && covers(n.Name, name) })
+}
+
 // checkBusName applies the D-Bus specification's grammar of well-known names,
 // with ".*" at the end for a subtree.
 func checkBusName(name string) error {

@@ -1,0 +1,9 @@
+[Application]
+name=org.gnome.Geary
+command=geary;
+[Context]
+shared=network;
+sockets=wayland;fallback-x11;
+devices=dri;
+[Session Bus Policy]
+org.freedesktop.Notifications=talk
