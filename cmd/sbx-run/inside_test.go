@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
+
+	"docportal/internal/wayland/waylandtest"
 )
 
 // inside is the program that the scripts run in the sandbox. It prints what it
@@ -50,6 +53,16 @@ func inside() {
 		}
 	case "call":
 		callService(args[0], args[1], args[2], args[3])
+	case "wayland":
+		path := os.Getenv("WAYLAND_DISPLAY")
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), path)
+		}
+		globals, err := waylandtest.Globals(path, 5*time.Second)
+		fatalIf(err)
+		for _, g := range globals {
+			fmt.Println("global", g)
+		}
 	case "fds":
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +22,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"docportal/internal/sandbox"
+	"docportal/internal/wayland"
+	"docportal/internal/wayland/waylandtest"
 )
 
 // asUser is set in the copy of the test that runs as an ordinary user.
@@ -130,6 +134,7 @@ func TestScripts(t *testing.T) {
 	}
 	bin = filepath.Dir(bin)
 	tools := strings.TrimPrefix(os.Getenv("PATH"), bin+":")
+	var scripts atomic.Int32
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
@@ -151,7 +156,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "run"))
 			e.Setenv("XDG_CONFIG_HOME", "")
 			// An X11 display of nobody else's.
-			e.Setenv("XNUMBER", strconv.Itoa(20000+os.Getpid()%30000))
+			e.Setenv("XNUMBER", strconv.Itoa(20000+(os.Getpid()+int(scripts.Add(1)))%30000))
 			for _, dir := range []string{"home", "run"} {
 				dir = filepath.Join(e.WorkDir, dir)
 				if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -175,6 +180,9 @@ func TestScripts(t *testing.T) {
 			"instance":    instance,
 			"killed":      killed,
 			"interrupted": interruptedOn,
+			"compositor":  compositor,
+			"background":  background,
+			"deadsocket":  deadSocket,
 		},
 	})
 }
@@ -313,6 +321,80 @@ func listen(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("unix", path)
 	ts.Check(err)
 	ts.Defer(func() { l.Close() })
+}
+
+// deadsocket PATH: a socket that nobody listens at any more.
+func deadSocket(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: ts.MkAbs(args[0])})
+	ts.Check(err)
+	l.SetUnlinkOnClose(false)
+	ts.Check(l.Close())
+}
+
+// compositor MODE PATH: a compositor at PATH. With "contexts" it has security
+// contexts, with "plain" none; with "refuses" and "hangs" it has them and they
+// fail.
+func compositor(ts *testscript.TestScript, neg bool, args []string) {
+	c := &waylandtest.Compositor{Globals: []string{"wl_compositor", wayland.ManagerInterface}}
+	switch args[0] {
+	case "contexts":
+	case "plain":
+		c.Globals = []string{"wl_compositor"}
+	case "refuses":
+		c.Answer = func(n int, right []byte) []byte {
+			if n == 0 {
+				return right
+			}
+			return wayland.NewMessage(wayland.DisplayObject, wayland.DisplayError).Uint(4).Uint(1).String("not for you").Append(nil)
+		}
+	case "hangs":
+		c.Answer = func(int, []byte) []byte { return []byte{} }
+	default:
+		ts.Fatalf("compositor %s?", args[0])
+	}
+	l, err := net.Listen("unix", ts.MkAbs(args[1]))
+	ts.Check(err)
+	go c.Serve(l)
+	ts.Defer(c.Close)
+}
+
+// background SOCKET PROGRAM [ARG…]: runs a program in the script's environment
+// until the script ends, and waits for the socket that it makes.
+func background(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	cmd := exec.Command(path, args[2:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	cmd.Env = append(cmd.Env, "WLR_BACKENDS=headless", "WLR_RENDERER=pixman", "WLR_LIBINPUT_NO_DEVICES=1")
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ts.Check(cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	ts.Defer(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-ended
+	})
+	wait(ts, func() string {
+		select {
+		case <-ended:
+			ts.Fatalf("%s ended: %s", args[1], said.String())
+		default:
+		}
+		c, err := net.Dial("unix", ts.MkAbs(args[0]))
+		if err != nil {
+			return fmt.Sprintf("%s: %v", args[1], err)
+		}
+		c.Close()
+		return ""
+	})
 }
 
 // brokenBwrap is a bwrap that loses options and otherwise does what the real

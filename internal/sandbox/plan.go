@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -70,6 +71,10 @@ type Plan struct {
 	System    []string
 	Warnings  []string
 	handed    []Handed
+	// compositor is a connection to the Wayland compositor whose socket is
+	// planned at waylandDest, nil without one.
+	compositor  *net.UnixConn
+	waylandDest string
 }
 
 // Request is what the command line adds to a profile.
@@ -144,6 +149,9 @@ func (pl *Plan) Close() {
 	}
 	for _, f := range pl.handed {
 		f.File.Close()
+	}
+	if pl.compositor != nil {
+		pl.compositor.Close()
 	}
 }
 

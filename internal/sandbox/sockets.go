@@ -58,25 +58,6 @@ func (pl *Plan) socket(path, dest string) bool {
 	return true
 }
 
-func (pl *Plan) wayland() bool {
-	name := pl.Host.Env["WAYLAND_DISPLAY"]
-	if name == "" {
-		name = "wayland-0"
-	}
-	path, dest := name, "wayland-0"
-	if !filepath.IsAbs(name) {
-		if strings.Contains(name, "/") {
-			return false
-		}
-		path, dest = filepath.Join(pl.Host.RuntimeDir, name), name
-	}
-	if !pl.socket(path, filepath.Join(pl.Host.RuntimeDir, dest)) {
-		return false
-	}
-	pl.Env["WAYLAND_DISPLAY"] = dest
-	return true
-}
-
 func (pl *Plan) pulse() {
 	path := filepath.Join(pl.Host.RuntimeDir, "pulse/native")
 	if server, ok := strings.CutPrefix(pl.Host.Env["PULSE_SERVER"], "unix:"); ok {

@@ -151,6 +151,17 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 		return nil, fmt.Errorf("instance directory: %w", err)
 	}
 	made.add(in.Remove)
+	// The compositor thinks while others do.
+	restricted := done(result[*waylandContext]{})
+	if pl.compositor != nil {
+		restricted = async(func() (*waylandContext, error) { return restrictWayland(asking, pl, in) })
+	}
+	made.add(func() {
+		cancel()
+		if w := <-restricted; w.value != nil {
+			w.value.close()
+		}
+	})
 	found := <-probed
 	if found.err != nil {
 		return nil, found.err
@@ -179,6 +190,12 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	if err := s.handOver(ctx, pl, view.err == nil && view.value != nil); err != nil {
 		return nil, err
 	}
+	w := <-restricted
+	restricted = done(w)
+	if w.err != nil && ctx.Err() == nil {
+		s.Warn("starting without Wayland: %v", w.err)
+	}
+	pl.setWayland(w.value, in, w.err)
 	if err := in.writeBinds(pl.Binds()); err != nil {
 		return nil, fmt.Errorf("instance directory: %w", err)
 	}
