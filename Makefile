@@ -45,6 +45,13 @@ install: bin/docportal bin/sbx-run
 	for f in profiles/*.profile; do \
 		test ! -e "$$f" || install -m 644 "$$f" "$(DESTDIR)$(DATADIR)/sbx/profiles/" || exit 1; \
 	done
+	mkdir -p "$(DESTDIR)$(DATADIR)/bash-completion/completions" \
+		"$(DESTDIR)$(DATADIR)/fish/vendor_completions.d" "$(DESTDIR)$(DATADIR)/zsh/site-functions"
+	for p in docportal sbx-run; do \
+		install -m 644 completions/$$p.bash "$(DESTDIR)$(DATADIR)/bash-completion/completions/$$p" && \
+		install -m 644 completions/$$p.fish "$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/" && \
+		install -m 644 completions/_$$p "$(DESTDIR)$(DATADIR)/zsh/site-functions/" || exit 1; \
+	done
 	install -m 644 README.md doc/*.md "$(DESTDIR)$(DATADIR)/doc/docportal/"
 	install -m 644 LICENSE "$(DESTDIR)$(DATADIR)/licenses/docportal/"
 
@@ -55,6 +62,11 @@ uninstall:
 	done
 	for f in profiles/*.profile; do \
 		rm -f "$(DESTDIR)$(DATADIR)/sbx/profiles/$$(basename "$$f")"; \
+	done
+	for p in docportal sbx-run; do \
+		rm -f "$(DESTDIR)$(DATADIR)/bash-completion/completions/$$p" \
+			"$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/$$p.fish" \
+			"$(DESTDIR)$(DATADIR)/zsh/site-functions/_$$p"; \
 	done
 	rm -rf "$(DESTDIR)$(DATADIR)/doc/docportal" "$(DESTDIR)$(DATADIR)/licenses/docportal"
 	rmdir "$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/sbx" 2>/dev/null || true

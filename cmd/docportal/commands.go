@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"docportal/dbus"
 	"docportal/internal/bus"
@@ -24,9 +22,12 @@ type command interface {
 	alone(ctx context.Context, dir string) (outcome, error)
 	// request is the method of the daemon's manager that does it.
 	request() (member, signature string, args []any)
+	// asJSON reports whether it is for a program.
+	asJSON() bool
 }
 
 type importCommand struct {
+	format
 	Dir string `arg:"" optional:"" type:"path" help:"The directory with the databases, one file for each table; flatpak's own if none is named."`
 }
 
@@ -46,6 +47,7 @@ func (c *importCommand) request() (string, string, []any) {
 }
 
 type exportCommand struct {
+	format
 	Legacy bool   `help:"Leave out file handles: document portals before 1.21.2 cannot read them."`
 	Dir    string `arg:"" type:"path" help:"The directory to write to, one file for each table."`
 }
@@ -65,6 +67,7 @@ func (c *exportCommand) request() (string, string, []any) {
 }
 
 type checkCommand struct {
+	format
 	Repair bool `help:"Salvage a damaged file and write the indexes anew."`
 }
 
@@ -86,6 +89,7 @@ func (c *checkCommand) request() (string, string, []any) {
 }
 
 type pruneCommand struct {
+	format
 	DryRun bool `help:"Say what would be removed, and why, and remove nothing."`
 }
 
@@ -102,33 +106,37 @@ func (c *pruneCommand) request() (string, string, []any) {
 
 // carryOut does what a command says and returns the exit status: 1 if
 // something was wrong.
-func carryOut(c command, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer stop()
+func carryOut(ctx context.Context, c command, stdout, stderr io.Writer) int {
 	o, err := c.alone(ctx, storeDir())
 	if errors.Is(err, permstore.ErrInUse) {
 		o, err = ask(ctx, c)
 	}
 	for _, line := range o.problems {
-		fmt.Fprintln(stderr, line)
+		fmt.Fprintln(stderr, shown([]byte(line)))
 	}
-	for _, line := range o.done {
-		fmt.Fprintln(stdout, line)
+	if c.asJSON() {
+		if o.facts != "" {
+			fmt.Fprint(stdout, o.facts)
+		}
+	} else {
+		for _, line := range o.done {
+			fmt.Fprintln(stdout, shown([]byte(line)))
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "docportal:", err)
 	}
-	if err != nil || len(o.problems) > 0 {
-		return 1
+	if err == nil && len(o.problems) > 0 {
+		return exitFailed
 	}
-	return 0
+	return exitStatus(err)
 }
 
 // ask has the daemon do it that has the store.
 func ask(ctx context.Context, c command) (o outcome, err error) {
 	conn, err := bus.Dial(ctx, "", bus.Options{})
 	if err != nil {
-		return o, fmt.Errorf("%w, and there is no session bus to ask it: %v", permstore.ErrInUse, err)
+		return o, failure{exitNobody, fmt.Errorf("%w, and there is no session bus to ask it: %v", permstore.ErrInUse, err)}
 	}
 	defer conn.Close()
 	var owned bool
@@ -136,13 +144,13 @@ func ask(ctx context.Context, c command) (o outcome, err error) {
 		return o, err
 	}
 	if !owned {
-		return o, fmt.Errorf("%w, which is not on this session bus", permstore.ErrInUse)
+		return o, failure{exitNobody, fmt.Errorf("%w, which is not on this session bus", permstore.ErrInUse)}
 	}
 	member, signature, args := c.request()
-	err = conn.Call(ctx, permstore.Name, managerPath, dbus.Manager, member, signature, args, &o.done, &o.problems)
+	err = conn.Call(ctx, permstore.Name, managerPath, dbus.Manager, member, signature, args, &o.done, &o.problems, &o.facts)
 	var e *bus.Error
 	if errors.As(err, &e) {
-		err = errors.New(e.Message)
+		err = failure{exitStatus(err), errors.New(e.Message)}
 	}
 	return o, err
 }

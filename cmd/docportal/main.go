@@ -31,6 +31,13 @@ type commandLine struct {
 	Export exportCommand `cmd:"" help:"Write the store as permission databases of flatpak's programs."`
 	Check  checkCommand  `cmd:"" help:"Verify every invariant of the store."`
 	Prune  pruneCommand  `cmd:"" help:"Remove documents whose file or directory is gone for good."`
+
+	List   listCommand   `cmd:"" help:"List documents, and which app may do what with them."`
+	Info   infoCommand   `cmd:"" help:"Show what is known of a document."`
+	Apps   appsCommand   `cmd:"" help:"List the apps that have documents."`
+	Grant  grantCommand  `cmd:"" help:"Give an app permissions on a document."`
+	Revoke revokeCommand `cmd:"" help:"Take permissions on a document from an app."`
+	Delete deleteCommand `cmd:"" help:"Forget documents; the files stay."`
 }
 
 // arguments are the daemon's.
@@ -45,16 +52,38 @@ type arguments struct {
 const grace = 1800 * time.Millisecond
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == completeWord {
+		os.Exit(completeLine(os.Args[2:], os.Stdout))
+	}
 	var c commandLine
-	chosen := kong.Parse(&c,
+	parser := newParser(&c)
+	chosen, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "docportal:", err)
+		os.Exit(exitUsage)
+	}
+	switch command := chosen.Selected().Target.Addr().Interface().(type) {
+	case command:
+		os.Exit(carryOut(untilSignal(), command, os.Stdout, os.Stderr))
+	case asking:
+		os.Exit(askPortal(untilSignal(), command, os.Stdout, os.Stderr))
+	}
+	os.Exit(run(c.Daemon, os.Stderr))
+}
+
+// untilSignal is a context for a process that ends with what it does.
+func untilSignal() context.Context {
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	return ctx
+}
+
+// newParser makes the parser of the command line.
+func newParser(c *commandLine) *kong.Kong {
+	return kong.Must(c,
 		kong.Name("docportal"),
 		kong.Description("The document portal and permission store of a session."),
 		kong.Vars{"version": version},
 	)
-	if command, ok := chosen.Selected().Target.Addr().Interface().(command); ok {
-		os.Exit(carryOut(command, os.Stdout, os.Stderr))
-	}
-	os.Exit(run(c.Daemon, os.Stderr))
 }
 
 // run serves until a signal or the bus ends it and returns the exit status.

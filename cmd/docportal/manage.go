@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	"docportal/dbus"
@@ -98,7 +99,7 @@ func (d *daemon) readyStore() (*permstore.Store, error) {
 // manager is the interface that the commands use while a daemon runs.
 func (d *daemon) manager() *bus.Interface {
 	method := func(name, in string, work func(ctx context.Context, c *bus.Call, s *permstore.Store) (outcome, error)) bus.Method {
-		return bus.Method{Name: name, In: in, Out: "asas", Handle: func(ctx context.Context, c *bus.Call) ([]any, error) {
+		return bus.Method{Name: name, In: in, Out: "asass", Handle: func(ctx context.Context, c *bus.Call) ([]any, error) {
 			if c.Caller == nil || !c.Caller.IsHost() {
 				return nil, bus.NotAllowed("sandboxed apps do not manage the store")
 			}
@@ -111,7 +112,7 @@ func (d *daemon) manager() *bus.Interface {
 			if err != nil {
 				return nil, bus.Failed("%s", err)
 			}
-			return []any{lines(o.done), lines(o.problems)}, nil
+			return []any{lines(o.done), lines(o.problems), o.facts}, nil
 		}}
 	}
 	return &bus.Interface{
@@ -160,7 +161,19 @@ func lines(s []string) []string {
 }
 
 // outcome is what a command has to say.
-type outcome struct{ done, problems []string }
+type outcome struct {
+	done, problems []string // for a person, line by line
+	facts          string   // the same for a program: a JSON object
+}
+
+// tell sets the facts.
+func (o *outcome) tell(facts map[string]any) {
+	var b strings.Builder
+	facts["problems"] = lines(o.problems)
+	if printJSON(&b, facts) == nil {
+		o.facts = b.String()
+	}
+}
 
 func (o *outcome) say(format string, args ...any) {
 	o.done = append(o.done, fmt.Sprintf(format, args...))
@@ -193,6 +206,7 @@ func importInto(ctx context.Context, s *permstore.Store, dir string) (o outcome,
 	if m != nil {
 		o.problems = m.Problems
 		o.say("tables: %d, entries added: %d, extended: %d, already there: %d", m.Tables, m.Added, m.Extended, m.Same)
+		o.tell(map[string]any{"tables": m.Tables, "added": m.Added, "extended": m.Extended, "same": m.Same})
 	}
 	return o, err
 }
@@ -214,6 +228,7 @@ func exportFrom(s *permstore.Store, dir string, legacy bool) (o outcome, err err
 	if m != nil {
 		o.problems = m.Problems
 		o.say("tables: %d, entries: %d", m.Tables, m.Added)
+		o.tell(map[string]any{"tables": m.Tables, "entries": m.Added})
 	}
 	return o, err
 }
@@ -222,6 +237,7 @@ func checked(r *permstore.Report) (o outcome) {
 	if r != nil {
 		o.say("entries: %d, problems: %d", r.Entries, len(r.Problems))
 		o.problems = r.Problems
+		o.tell(map[string]any{"entries": r.Entries})
 	}
 	return o
 }
@@ -232,9 +248,19 @@ func prune(ctx context.Context, s *permstore.Store, dry bool) (o outcome, err er
 	if dry {
 		word = "would remove"
 	}
+	all := []jsonGone{}
 	for _, g := range gone {
 		o.say("%s %s %q: %s", word, g.ID, g.Path, g.Why)
+		all = append(all, jsonGone{g.ID, newJSONPath([]byte(g.Path)), g.Why})
 	}
 	o.say("documents: %d", len(gone))
+	o.tell(map[string]any{"documents": all, "removed": !dry})
 	return o, err
+}
+
+// jsonGone is a document that is gone for good, in JSON.
+type jsonGone struct {
+	ID string `json:"id"`
+	jsonPath
+	Why string `json:"why"`
 }

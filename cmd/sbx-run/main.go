@@ -37,6 +37,9 @@ func main() {
 	if sandbox.IsGate(os.Args) {
 		os.Exit(sandbox.Gate(os.Args))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "--complete" {
+		os.Exit(completeLine(os.Args[2:], os.Stdout))
+	}
 	// A start is over before collecting garbage would pay; Shrink does it.
 	debug.SetGCPercent(-1)
 	// What we inherited beyond the three standard files is not for the app.
@@ -102,15 +105,7 @@ func (w *worker) run(args []string) int {
 // the exit status.
 func parse(args []string) (o *options, status int) {
 	o = new(options)
-	parser, err := kong.New(o,
-		kong.Name("sbx-run"),
-		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program; files between @@ and @@, and URIs of files between @@u and @@, are handed to it as documents."),
-		kong.Vars{"version": "sbx-run " + version},
-		kong.Exit(func(code int) { panic(exit(code)) }),
-	)
-	if err != nil {
-		panic(err) // a mistake in the options' struct tags
-	}
+	parser := newParser(o)
 	defer func() {
 		if r := recover(); r != nil {
 			code, ok := r.(exit)
@@ -125,6 +120,16 @@ func parse(args []string) (o *options, status int) {
 		return nil, exitFailed
 	}
 	return o, 0
+}
+
+// newParser makes the parser of the command line.
+func newParser(o *options) *kong.Kong {
+	return kong.Must(o,
+		kong.Name("sbx-run"),
+		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program; files between @@ and @@, and URIs of files between @@u and @@, are handed to it as documents."),
+		kong.Vars{"version": "sbx-run " + version},
+		kong.Exit(func(code int) { panic(exit(code)) }),
+	)
 }
 
 // exit carries --help's and --version's wish to end out of the parser.

@@ -48,7 +48,7 @@ type options struct {
 	Verbose        bool       `help:"Say more."`
 	Version        kong.VersionFlag
 
-	Words []string `arg:"" optional:"" name:"app" passthrough:"partial" help:"The app, then its arguments."`
+	Words []string `arg:"" optional:"" name:"app" complete:"profile" passthrough:"partial" help:"The app, then its arguments."`
 }
 
 // dryRunFlag is --dry-run, alone or with =argv.

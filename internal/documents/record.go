@@ -202,6 +202,13 @@ func bytesOf(b []byte) (value, rest []byte, ok bool) {
 	return b[4 : 4+n], b[4+n:], true
 }
 
+// Stored reads the data of an entry in the permission store's table of
+// documents: whether it is a document's, and that of a directory.
+func Stored(data bus.Value) (ok, directory bool) {
+	r, err := decode(data)
+	return err == nil, err == nil && r.directory()
+}
+
 // pathValue is how a path leaves on the bus: bytes with a trailing NUL.
 func pathValue(p string) []byte { return append([]byte(p), 0) }
 
