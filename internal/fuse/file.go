@@ -116,7 +116,7 @@ func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in
 		return errno
 	}
 	key := identify(fd, st)
-	if key.dev == fs.dev.Load() {
+	if key.dev == fs.own.dev {
 		unix.Close(fd)
 		return syscall.ENOENT
 	}

@@ -3,7 +3,6 @@ package fuse
 import (
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +34,7 @@ type filesystem struct {
 	gid     uint32
 	umask   uint32 // the process's, which the kernel applies to what is created
 	started time.Time
-	dev     atomic.Uint64 // st_dev of the mount; 0 until it is known
+	own     ownMount // set before the first request
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *filesystem {
@@ -51,7 +50,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *fi
 	}
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = 1 << 40
-	fs.handles.limit = handleLimit()
+	fs.handles.limit, fs.handles.total = handleLimits()
 	fs.temps.grace = tempGrace
 	return fs
 }
@@ -99,7 +98,7 @@ func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Err
 
 // base is openBase, and notes what kind of file system that is.
 func (fs *filesystem) base(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	d, st, errno := openBase(doc)
+	d, st, errno := fs.own.openBase(doc)
 	if errno == 0 {
 		fs.calls.learn(d.fd, deviceOf(st))
 	}
@@ -142,7 +141,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 	default:
 		return nil, syscall.ESTALE
 	}
-	if key != n.key || key.dev == fs.dev.Load() {
+	if key != n.key || key.dev == fs.own.dev {
 		d.put()
 		return nil, syscall.ESTALE
 	}
@@ -264,7 +263,7 @@ func (fs *filesystem) foundIn(n *node, s *docState, dir int, name string, out *g
 // found is the reply for d, found at name in n. It takes d over.
 func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
 	defer d.put()
-	if key.dev == fs.dev.Load() || k == kindFile && key.typ != unix.S_IFREG {
+	if key.dev == fs.own.dev || k == kindFile && key.typ != unix.S_IFREG {
 		return syscall.ENOENT
 	}
 	if n.key.dev != key.dev {
@@ -439,13 +438,15 @@ func setAttributes(d *descriptor, typ uint32, writes bool, in *gofuse.SetAttrIn)
 		if typ != unix.S_IFREG {
 			return syscall.EINVAL
 		}
-		var err error
-		if writes {
-			err = ignoringEINTR(func() error { return unix.Ftruncate(d.fd, int64(size)) })
-		} else {
-			err = ignoringEINTR(func() error { return unix.Truncate(d.path(), int64(size)) })
+		fd := d.fd
+		if !writes {
+			var errno syscall.Errno
+			if fd, errno = reopen(d.fd, unix.O_WRONLY); errno != 0 {
+				return errno
+			}
+			defer unix.Close(fd)
 		}
-		if err != nil {
+		if err := ignoringEINTR(func() error { return unix.Ftruncate(fd, int64(size)) }); err != nil {
 			return errnoOf(err)
 		}
 	}
@@ -595,16 +596,19 @@ type handleTable struct {
 	next  uint64
 	byApp map[string]int // how many
 	limit int            // for each app
+	total int            // for all of them
 }
 
-// handleLimit is how many files one app may have open: it must not use up the
-// descriptors that the others need.
-func handleLimit() int {
+// handleLimits are how many files one app, and all apps, may have open: no app
+// must use up the descriptors that the others need, nor they together those of
+// the bus and the store.
+func handleLimits() (app, all int) {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return 512
+		l.Cur = 1024
 	}
-	return int(min(l.Cur/2, 1<<20))
+	all = int(min(l.Cur-l.Cur/4, 1<<20))
+	return min(all, int(l.Cur/2)), all
 }
 
 func (t *handleTable) get(id uint64) *handle {
@@ -644,7 +648,7 @@ func (t *handleTable) add(h *handle) bool {
 	if t.byApp == nil {
 		t.byApp = make(map[string]int)
 	}
-	if t.byApp[h.n.app] >= t.limit {
+	if t.byApp[h.n.app] >= t.limit || len(t.byID) >= t.total {
 		return false
 	}
 	t.byApp[h.n.app]++

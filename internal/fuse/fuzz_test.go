@@ -3,10 +3,11 @@ package fuse
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"io/fs"
+	"log"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -422,6 +423,8 @@ func FuzzRequests(f *testing.F) {
 	for op := range uint32(opLast) {
 		f.Add(packed(message(to(op, 1<<40+6)), message(to(op, 1<<40+2), "\x01\x00\x00\x00\x00\x01\x00\x00", "file", "\x00", "other", "\x00")))
 	}
+	log.SetOutput(io.Discard) // of what the library refuses
+	f.Cleanup(func() { log.SetOutput(os.Stderr) })
 	f.Fuzz(func(t *testing.T, in []byte) {
 		bounded(t)
 		k := newKernel(t)
@@ -436,7 +439,6 @@ func FuzzRequests(f *testing.F) {
 
 // bounded keeps a request from filling the disk.
 func bounded(t testing.TB) {
-	signal.Ignore(syscall.SIGXFSZ)
 	var old unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &old))
 	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1 << 20, Max: old.Max}))

@@ -23,8 +23,8 @@ type journal struct {
 }
 
 // openJournal opens the journal at path, creating it with mode 0600, and
-// removes the temp files that it lists.
-func openJournal(path string, warn func(msg string, args ...any)) (*journal, error) {
+// removes the temp files that it lists, but none through own.
+func openJournal(path string, own ownMount, warn func(msg string, args ...any)) (*journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func openJournal(path string, warn func(msg string, args ...any)) (*journal, err
 		}
 	}
 	for _, t := range left {
-		errno := t.remove()
+		errno := t.remove(own)
 		if errno != 0 && errno != syscall.ENOENT {
 			warn("a temporary file of an earlier run stays behind", "directory", t.doc.Dir, "file", t.hidden, "error", errno)
 		}

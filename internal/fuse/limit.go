@@ -14,6 +14,10 @@ import (
 // with it a thread that nothing can stop. limited hands such calls to
 // goroutines of their own, so that an interrupt is answered although the call
 // is not back, and bounds how many there are.
+//
+// A local file system always answers in the end, but it may be slow, or a link
+// on the way to it may lead to one that does not answer. There a call runs
+// where it is, one of a bounded number; the others wait in parked goroutines.
 
 const (
 	maxDocumentCalls = 16
@@ -25,7 +29,48 @@ const (
 	// interruptTime is how long a call may go on when it is interrupted: on
 	// a working file system programs need not see EINTR.
 	interruptTime = 100 * time.Millisecond
+
+	// How many calls on local file systems run at once.
+	maxViewCalls = 64  // of a document in a view
+	maxAppCalls  = 256 // of an app
 )
+
+// places are those for the calls on local file systems of a view, which is in
+// one of its own and in one of its app's.
+type places struct{ view, app chan struct{} }
+
+func (t *callTable) places(app string) places {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.apps == nil {
+		t.apps = make(map[string]chan struct{})
+	}
+	if t.apps[app] == nil {
+		t.apps[app] = make(chan struct{}, maxAppCalls)
+	}
+	return places{make(chan struct{}, maxViewCalls), t.apps[app]}
+}
+
+// enter waits for a place; false if the request was given up before.
+func (p places) enter(cancel <-chan struct{}) bool {
+	select {
+	case p.view <- struct{}{}:
+	case <-cancel:
+		return false
+	}
+	select {
+	case p.app <- struct{}{}:
+		return true
+	case <-cancel:
+		<-p.view
+		return false
+	}
+}
+
+func (p places) leave() {
+	<-p.app
+	<-p.view
+}
 
 // calls are the calls in progress on one document or device.
 type calls struct {
@@ -39,7 +84,8 @@ type callTable struct {
 	mu    sync.Mutex
 	docs  map[string]*calls
 	devs  map[uint64]*calls
-	local sync.Map // st_dev → bool
+	apps  map[string]chan struct{} // places of each app that has looked up a document
+	local sync.Map                 // st_dev → bool
 }
 
 // full reports whether a call must wait, and whether there is no point in
@@ -208,6 +254,10 @@ func do[T any](fs *filesystem, cancel <-chan struct{}, n *node, out *T, f func(o
 	}
 	dev := fs.device(n)
 	if fs.calls.isLocal(dev) {
+		if !n.view.places.enter(cancel) {
+			return gofuse.EINTR
+		}
+		defer n.view.places.leave()
 		return f(out)
 	}
 	started, errno := fs.calls.begin(cancel, n.view.id, dev)
@@ -301,10 +351,12 @@ func (l limited) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, out *g
 }
 
 func (l limited) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, out *gofuse.AttrOut) gofuse.Status {
-	in := *input
-	return do(l.filesystem, cancel, l.node(in.NodeId), out, func(out *gofuse.AttrOut) gofuse.Status {
-		return l.filesystem.SetAttr(cancel, &in, out)
-	}, nil)
+	in, n := *input, l.node(input.NodeId)
+	return l.patiently(cancel, n, func() gofuse.Status {
+		return do(l.filesystem, cancel, n, out, func(out *gofuse.AttrOut) gofuse.Status {
+			return l.filesystem.SetAttr(cancel, &in, out)
+		}, nil)
+	})
 }
 
 func (l limited) Access(cancel <-chan struct{}, input *gofuse.AccessIn) gofuse.Status {
@@ -427,10 +479,12 @@ func (l limited) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name st
 }
 
 func (l limited) Create(cancel <-chan struct{}, input *gofuse.CreateIn, name string, out *gofuse.CreateOut) gofuse.Status {
-	in := *input
-	return do(l.filesystem, cancel, l.node(in.NodeId), out, func(out *gofuse.CreateOut) gofuse.Status {
-		return l.filesystem.Create(cancel, &in, name, out)
-	}, l.closeCreated)
+	in, n := *input, l.node(input.NodeId)
+	return l.patiently(cancel, n, func() gofuse.Status {
+		return do(l.filesystem, cancel, n, out, func(out *gofuse.CreateOut) gofuse.Status {
+			return l.filesystem.Create(cancel, &in, name, out)
+		}, l.closeCreated)
+	})
 }
 
 func (l limited) Tmpfile(cancel <-chan struct{}, input *gofuse.CreateIn, out *gofuse.CreateOut) gofuse.Status {
@@ -441,10 +495,12 @@ func (l limited) Tmpfile(cancel <-chan struct{}, input *gofuse.CreateIn, out *go
 }
 
 func (l limited) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
-	in := *input
-	return do(l.filesystem, cancel, l.node(in.NodeId), out, func(out *gofuse.OpenOut) gofuse.Status {
-		return l.filesystem.Open(cancel, &in, out)
-	}, l.closeOpen)
+	in, n := *input, l.node(input.NodeId)
+	return l.patiently(cancel, n, func() gofuse.Status {
+		return do(l.filesystem, cancel, n, out, func(out *gofuse.OpenOut) gofuse.Status {
+			return l.filesystem.Open(cancel, &in, out)
+		}, l.closeOpen)
+	})
 }
 
 func (l limited) OpenDir(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
@@ -456,7 +512,14 @@ func (l limited) OpenDir(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofu
 
 func (l limited) Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
 	n := l.handleNode(input.Fh)
-	if n == nil || l.calls.isLocal(l.device(n)) {
+	if n == nil || n.view == nil {
+		return nil, status(syscall.ESTALE)
+	}
+	if l.calls.isLocal(l.device(n)) {
+		if !n.view.places.enter(cancel) {
+			return nil, gofuse.EINTR
+		}
+		defer n.view.places.leave()
 		return l.filesystem.Read(cancel, input, buf)
 	}
 	in, length := *input, len(buf)
@@ -470,7 +533,14 @@ func (l limited) Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []byte) 
 
 func (l limited) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byte) (uint32, gofuse.Status) {
 	n := l.handleNode(input.Fh)
-	if n == nil || l.calls.isLocal(l.device(n)) {
+	if n == nil || n.view == nil {
+		return 0, status(syscall.ESTALE)
+	}
+	if l.calls.isLocal(l.device(n)) {
+		if !n.view.places.enter(cancel) {
+			return 0, gofuse.EINTR
+		}
+		defer n.view.places.leave()
 		return l.filesystem.Write(cancel, input, data)
 	}
 	in, data := *input, bytes.Clone(data)
@@ -563,7 +633,14 @@ func (l limited) release(fh uint64) {
 // ReadDir lists into memory of its own.
 func (l limited) ReadDir(cancel <-chan struct{}, input *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
 	n := l.handleNode(input.Fh)
-	if n == nil || n.view == nil || l.calls.isLocal(l.device(n)) {
+	if n == nil || n.view == nil {
+		return l.filesystem.ReadDir(cancel, input, out)
+	}
+	if l.calls.isLocal(l.device(n)) {
+		if !n.view.places.enter(cancel) {
+			return gofuse.EINTR
+		}
+		defer n.view.places.leave()
 		return l.filesystem.ReadDir(cancel, input, out)
 	}
 	in := *input

@@ -184,7 +184,7 @@ func (t *table) lookDoc(parent *node, id string, fs *filesystem) *node {
 	k := viewKey{parent.app, id}
 	v := t.views[k]
 	if v == nil {
-		v = &docView{fs: fs, app: parent.app, id: id, nodes: make(map[*node]struct{})}
+		v = &docView{fs: fs, app: parent.app, id: id, places: fs.calls.places(parent.app), nodes: make(map[*node]struct{})}
 		t.views[k] = v
 	}
 	if v.dir == nil {
@@ -359,6 +359,7 @@ type docView struct {
 	fs      *filesystem
 	app, id string
 	cur     atomic.Pointer[docState]
+	places  places
 
 	// names is held while names in the directory of a file document are
 	// changed, together with temps.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -15,8 +16,9 @@ import (
 // nothing else does. There are three kinds, and each is safe whatever somebody
 // does to names meanwhile:
 //
-//   - openBase opens a document's directory by its stored path and compares
-//     what it got with the stored identity;
+//   - openBase opens a document's directory by its stored path, but never
+//     through the view itself, and compares what it got with the stored
+//     identity;
 //   - openChild opens one name, never a path, in a directory descriptor,
 //     beneath it and without following any link;
 //   - reopen opens again, by /proc/self/fd, what a descriptor already refers to.
@@ -129,11 +131,12 @@ func openChildOld(dir int, name string, flags int, mode uint32) (int, syscall.Er
 }
 
 // reopen opens what fd refers to again, with flags. The caller has verified
-// its type: opening a device or a pipe has effects.
+// its type: opening a device or a pipe has effects. It is EAGAIN while somebody
+// has a lease on the file that the flags break.
 func reopen(fd, flags int) (int, syscall.Errno) {
 	flags &^= unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	for {
-		n, err := unix.Open(procPath(fd), flags|unix.O_CLOEXEC, 0)
+		n, err := unix.Open(procPath(fd), flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -144,12 +147,24 @@ func reopen(fd, flags int) (int, syscall.Errno) {
 	}
 }
 
-// openDirectory opens the directory at the host path. It is only for
-// openBase, which verifies what it got.
-func openDirectory(path string) (int, syscall.Errno) {
+// ownMount is where this process shows its view. No path is walked through it:
+// the walk would wait for an answer that only this process gives, perhaps to
+// the very look-up that it is made for.
+type ownMount struct {
+	dir string // without links; "" if there is no mount
+	dev uint64 // its st_dev
+}
+
+// openDirectory opens the directory at the host path. It is only for openBase,
+// which verifies what it got. The path was one without links when it became a
+// document's; where one is in the way now it is followed step by step.
+func (m ownMount) openDirectory(path string) (int, syscall.Errno) {
+	if m.dir != "" && (path == m.dir || strings.HasPrefix(path, m.dir+"/")) {
+		return -1, syscall.ENOENT
+	}
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: unix.RESOLVE_NO_SYMLINKS,
 	}
 	for {
 		fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
@@ -158,20 +173,82 @@ func openDirectory(path string) (int, syscall.Errno) {
 			return fd, 0
 		case unix.EINTR, unix.EAGAIN:
 			continue
-		case unix.ENOSYS, unix.EOPNOTSUPP:
-			fd, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			if err == nil {
-				return fd, 0
-			}
+		case unix.ELOOP, unix.ENOSYS, unix.EOPNOTSUPP:
+			return m.walk(path)
 		}
 		return -1, errnoOf(err)
 	}
 }
 
+// maxLinks is how many links a path may lead over (path_resolution(7)).
+const maxLinks = 40
+
+// walk is openDirectory by one component after the other.
+func (m ownMount) walk(path string) (int, syscall.Errno) {
+	at, errno := openChildOld(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	typ, links, rest := uint32(unix.S_IFDIR), 0, strings.Split(path, "/")
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		fd, errno := openChildOld(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errno != 0 {
+			unix.Close(at)
+			return -1, errno
+		}
+		// What the kernel knows anyway will do; of the mount nothing may be
+		// asked.
+		var st unix.Statx_t
+		err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+		typ = uint32(st.Mode) & unix.S_IFMT
+		next, text := fd, ""
+		switch {
+		case err != nil:
+			errno = errnoOf(err)
+		case m.dir != "" && deviceOf(&st) == m.dev:
+			errno = syscall.ENOENT
+		case typ == unix.S_IFLNK:
+			if links++; links > maxLinks {
+				errno = syscall.ELOOP
+				break
+			}
+			buf := make([]byte, unix.PathMax)
+			n, err := unix.Readlinkat(fd, "", buf)
+			errno, text = errnoOf(err), string(buf[:max(n, 0)])
+			unix.Close(fd)
+			next = at
+			rest = append(strings.Split(text, "/"), rest...)
+			if strings.HasPrefix(text, "/") && errno == 0 {
+				next, errno = openChildOld(at, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+				fd = next
+			}
+		}
+		if next != at {
+			unix.Close(at)
+		}
+		if at = next; errno != 0 {
+			if at >= 0 {
+				unix.Close(at)
+			}
+			return -1, errno
+		}
+	}
+	if typ != unix.S_IFDIR {
+		unix.Close(at)
+		return -1, syscall.ENOTDIR
+	}
+	return at, 0
+}
+
 // openBase opens the directory that doc stands on, O_PATH. Another directory
 // at its path is ENOENT.
-func openBase(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	fd, errno := openDirectory(doc.Dir)
+func (m ownMount) openBase(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
+	fd, errno := m.openDirectory(doc.Dir)
 	if errno != 0 {
 		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
 			errno = syscall.ENOENT

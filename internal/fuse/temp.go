@@ -327,8 +327,8 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 
 // remove takes a temp file away, or makes it the main file again if it is the
 // user's only copy.
-func (f *temp) remove() syscall.Errno {
-	base, _, errno := openBase(f.doc)
+func (f *temp) remove(own ownMount) syscall.Errno {
+	base, _, errno := own.openBase(f.doc)
 	if errno != 0 {
 		return errno
 	}
@@ -391,7 +391,7 @@ func (t *tempFiles) sweep(fs *filesystem) {
 
 // uses reports whether the kernel knows the temp file f. v.names is held.
 func (v *docView) uses(f *temp) bool {
-	base, _, errno := openBase(f.doc)
+	base, _, errno := v.fs.own.openBase(f.doc)
 	if errno != 0 {
 		return false
 	}
@@ -401,7 +401,7 @@ func (v *docView) uses(f *temp) bool {
 
 // drop removes the temp file f. v.names is held.
 func (v *docView) drop(name string, f *temp) {
-	if errno := f.remove(); errno != 0 && errno != syscall.ENOENT {
+	if errno := f.remove(v.fs.own); errno != 0 && errno != syscall.ENOENT {
 		v.fs.log.Warn("a temporary file stays behind", "document", v.id, "file", f.hidden, "error", errno)
 	}
 	v.setTemp(name, nil)

@@ -139,8 +139,15 @@ func Mount(dir string, docs Documents, o Options) (*View, error) {
 // serve answers for the mount on dir, whose device it takes over.
 func serve(device *os.File, dir string, docs Documents, o Options) (*View, error) {
 	fs := newFilesystem(docs, o.Log, uint32(os.Getuid()), uint32(os.Getgid()), umask())
+	// Nobody answers yet, but what the kernel knows by itself will do.
+	var root unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &root); err != nil {
+		device.Close()
+		return nil, os.NewSyscallError("statx", err)
+	}
+	fs.own = ownMount{dir, deviceOf(&root)}
 	if o.Journal != "" {
-		j, err := openJournal(o.Journal, o.Log.Warn)
+		j, err := openJournal(o.Journal, fs.own, o.Log.Warn)
 		if err != nil {
 			o.Log.Warn("temporary files will not be noted", "error", err)
 		}
@@ -174,7 +181,6 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 		return nil, fmt.Errorf("the mount on %s does not answer: %w", dir, err)
 	}
 	v.dev = st.Dev
-	fs.dev.Store(st.Dev)
 	// Files on a FUSE mount can be polled. The runtime polls what this
 	// process opens, also on its own mount, from where it cannot answer.
 	// One such question, from here, and the kernel knows that there is
