@@ -63,6 +63,10 @@ func inside() {
 		for _, g := range globals {
 			fmt.Println("global", g)
 		}
+	case "accessible":
+		accessible(args[0])
+	case "reader":
+		reader(args[0])
 	case "fds":
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

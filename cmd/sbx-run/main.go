@@ -190,6 +190,9 @@ func (o *options) run(w *worker) (int, error) {
 	default:
 		return 0, plan.Print(os.Stdout)
 	}
+	starter.Accessibility = func(ctx context.Context, activate bool) (string, error) {
+		return accessibilityBus(ctx, host, activate)
+	}
 	if !o.NoDocuments {
 		starter.Documents = func(ctx context.Context) (string, error) {
 			return mountPoint(ctx, host.SessionBus.Address)
@@ -223,6 +226,40 @@ func mountPoint(ctx context.Context, address string) (string, error) {
 		return "", err
 	}
 	return strings.TrimRight(string(path), "\x00"), nil
+}
+
+// Names of the service that knows the accessibility bus.
+const (
+	accessibilityName = "org.a11y.Bus"
+	accessibilityPath = "/org/a11y/bus"
+	busName           = "org.freedesktop.DBus"
+	busPath           = "/org/freedesktop/DBus"
+	errServiceUnknown = "org.freedesktop.DBus.Error.ServiceUnknown"
+)
+
+// accessibilityBus asks where the accessibility bus is. "" is none.
+func accessibilityBus(ctx context.Context, host *sandbox.Host, activate bool) (string, error) {
+	if address := host.Getenv("AT_SPI_BUS_ADDRESS"); address != "" { // programs believe it first
+		return address, nil
+	}
+	conn, err := bus.Dial(ctx, host.SessionBus.Address, bus.Options{})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if !activate {
+		var runs bool
+		if err := conn.Call(ctx, busName, busPath, busName, "NameHasOwner", "s", []any{accessibilityName}, &runs); err != nil || !runs {
+			return "", err
+		}
+	}
+	var address string
+	err = conn.Call(ctx, accessibilityName, accessibilityPath, accessibilityName, "GetAddress", "", nil, &address)
+	var e *bus.Error
+	if errors.As(err, &e) && e.Name == errServiceUnknown { // not installed
+		return "", nil
+	}
+	return address, err
 }
 
 // Flags of AddFull.

@@ -188,7 +188,7 @@ func TestScripts(t *testing.T) {
 }
 
 // startbus [ADDRESS]: starts a private bus, at $XDG_RUNTIME_DIR/bus unless told
-// otherwise.
+// otherwise, which activates what is in the directory services.
 func startBus(ts *testscript.TestScript, neg bool, args []string) {
 	address := "unix:path=" + ts.Getenv("XDG_RUNTIME_DIR") + "/bus"
 	if len(args) > 0 {
@@ -196,10 +196,17 @@ func startBus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	config := ts.MkAbs("bus.conf")
 	ts.Check(os.WriteFile(config, []byte(`<busconfig><type>session</type><listen>`+address+`</listen>
+<servicedir>`+ts.MkAbs("services")+`</servicedir>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`), 0o600))
 	cmd := exec.Command("dbus-daemon", "--config-file="+config, "--nofork", "--nopidfile", "--print-address")
-	cmd.Env = []string{"PATH=" + ts.Getenv("TOOLS")}
-	cmd.Stderr = ts.Stderr()
+	// Also for what it activates.
+	for _, name := range []string{"HOME", "XDG_RUNTIME_DIR"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	cmd.Env = append(cmd.Env, "PATH="+ts.Getenv("TOOLS"))
+	if os.Getenv("DOCPORTAL_TEST_LOG") != "" {
+		cmd.Stderr = os.Stderr // its own words, and those of what it starts
+	}
 	out, err := cmd.StdoutPipe()
 	ts.Check(err)
 	ts.Check(cmd.Start())

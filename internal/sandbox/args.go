@@ -161,6 +161,7 @@ func (pl *Plan) proxyMounts() []Mount {
 	if pl.SystemBus {
 		sockets = append(sockets, pl.Host.SystemBus.Sockets...)
 	}
+	sockets = append(sockets, pl.accessibilityBus.Sockets...)
 	for _, path := range sockets {
 		if _, err := os.Stat(path); err == nil { // of several addresses one will do
 			all = append(all, Mount{Kind: ROBind, Source: path, Dest: path})
@@ -204,6 +205,10 @@ func (pl *Plan) proxyRules(fs *files, sync *os.File) []string {
 	if pl.SystemBus {
 		rules = append(rules, pl.Host.SystemBus.Address, proxyDir+"/system")
 		rules = append(rules, pl.System...)
+	}
+	if pl.accessibilityBus.Address != "" {
+		rules = append(rules, pl.accessibilityBus.Address, proxyDir+"/"+accessibilityName)
+		rules = append(rules, accessibilityRules()...)
 	}
 	return rules
 }

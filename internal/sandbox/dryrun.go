@@ -81,6 +81,12 @@ func (pl *Plan) Print(out io.Writer) error {
 			printRule(w, r)
 		}
 	}
+	if pl.Accessible {
+		fmt.Fprintf(w, "\nAccessibility bus, if there is one\n")
+		for _, r := range accessibilityRules() {
+			printRule(w, r)
+		}
+	}
 	fmt.Fprintf(w, "\nSystem calls that fail\n  %s\n", strings.Join(pl.Filter.Denied(), " "))
 	fmt.Fprintf(w, "\nEnvironment\n")
 	for _, name := range slices.Sorted(maps.Keys(pl.Env)) {

@@ -71,6 +71,10 @@ type Plan struct {
 	System    []string
 	Warnings  []string
 	handed    []Handed
+	// Accessible is whether the proxy also serves the accessibility bus, if the
+	// session has one.
+	Accessible       bool
+	accessibilityBus BusAddress
 	// compositor is a connection to the Wayland compositor whose socket is
 	// planned at waylandDest, nil without one.
 	compositor  *net.UnixConn
@@ -173,6 +177,7 @@ func (pl *Plan) build(r Request) error {
 			pl.Env[e.Name] = e.Value
 		}
 	}
+	pl.Accessible = pl.accessible()
 	if err := pl.command(r); err != nil {
 		return err
 	}

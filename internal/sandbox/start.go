@@ -36,6 +36,9 @@ type Starter struct {
 	// Documents asks the document portal where its mount is. Nil starts
 	// without documents, and without a warning.
 	Documents func(ctx context.Context) (string, error)
+	// Accessibility asks the session where its accessibility bus is, "" if it
+	// has none; activate starts it. Nil is none.
+	Accessibility func(ctx context.Context, activate bool) (address string, err error)
 	// Forward makes a document of a file for the app and returns its id. Nil
 	// without documents.
 	Forward func(ctx context.Context, app string, f Handed) (string, error)
@@ -125,11 +128,11 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 		}
 	})
 
-	buses := []BusAddress{pl.Host.SessionBus}
-	if pl.SystemBus {
-		buses = append(buses, pl.Host.SystemBus)
-	}
-	scope, err := checkAbstract(pl.Network, buses, landlockABI())
+	abi := landlockABI()
+	accessibility := async(func() (BusAddress, error) { return s.accessibility(asking, pl, abi) })
+
+	// The system bus is in use whether the profile names something on it or not.
+	scope, err := checkAbstract(pl.Network, []BusAddress{pl.Host.SessionBus, pl.Host.SystemBus}, abi)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +169,15 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	if found.err != nil {
 		return nil, found.err
 	}
+
+	a11y := <-accessibility
+	if a11y.err != nil && pl.Accessible && ctx.Err() == nil {
+		s.Warn("starting without accessibility: %v", a11y.err)
+	}
+	if _, err := checkAbstract(pl.Network, []BusAddress{a11y.value}, abi); err != nil {
+		return nil, err
+	}
+	pl.setAccessibility(a11y.value)
 
 	// The proxy comes up while the document portal thinks.
 	proxy, err := s.startProxy(pl, found.value)
@@ -476,6 +488,9 @@ func (p *proxyPart) check(pl *Plan) error {
 	sockets := []string{filepath.Join(dir, "session")}
 	if pl.SystemBus {
 		sockets = append(sockets, filepath.Join(dir, "system"))
+	}
+	if pl.accessibilityBus.Address != "" {
+		sockets = append(sockets, filepath.Join(dir, accessibilityName))
 	}
 	for _, path := range sockets {
 		pid, err := listener(path)
