@@ -7,6 +7,10 @@
 #   make check-apps set up this machine and test with real applications: Firefox
 #   make bench      set up this machine and print the comparisons
 #   make install    DESTDIR= PREFIX=/usr/local
+#   make install-flatpak-stand-in
+#                   a "flatpak" for systems without it, which starts the apps of
+#                   sbx-run that portals have put into autostart; part of
+#                   "make install" without DESTDIR on such a system
 #
 # demo, check and bench need Go, git and a network to the package registries;
 # as root they make and use an ordinary user (scripts/test-user).
@@ -54,8 +58,20 @@ install: bin/docportal bin/sbx-run
 	done
 	install -m 644 README.md doc/*.md "$(DESTDIR)$(DATADIR)/doc/docportal/"
 	install -m 644 LICENSE "$(DESTDIR)$(DATADIR)/licenses/docportal/"
+	if test -z "$(DESTDIR)" && ! command -v flatpak >/dev/null 2>&1; then \
+		$(MAKE) -s install-flatpak-stand-in; \
+	fi
+
+# Never over another program. It hands everything to a real flatpak that comes
+# into PATH later, but a package of it must not own the same file.
+install-flatpak-stand-in:
+	test ! -e "$(DESTDIR)$(BINDIR)/flatpak" || test "$$(readlink "$(DESTDIR)$(BINDIR)/flatpak")" = sbx-run
+	ln -sf sbx-run "$(DESTDIR)$(BINDIR)/flatpak"
 
 uninstall:
+	if test "$$(readlink "$(DESTDIR)$(BINDIR)/flatpak")" = sbx-run; then \
+		rm -f "$(DESTDIR)$(BINDIR)/flatpak"; \
+	fi
 	rm -f "$(DESTDIR)$(BINDIR)/docportal" "$(DESTDIR)$(BINDIR)/sbx-run"
 	for f in dbus/*.service.in; do \
 		rm -f "$(DESTDIR)$(DATADIR)/dbus-1/services/$$(basename "$$f" .in)"; \
@@ -97,4 +113,4 @@ fmt:
 clean:
 	rm -rf bin dist
 
-.PHONY: all build install uninstall demo check check-long check-apps bench fmt clean
+.PHONY: all build install install-flatpak-stand-in uninstall demo check check-long check-apps bench fmt clean

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -77,14 +76,13 @@ func keep() int {
 	}
 }
 
+func isKept(args []string) bool { return len(args) > 0 && args[0] == keptMark+"3" }
+
 // kept reports whether this process is a worker, and takes the mark off its
 // arguments. Pipe is where the keeper tells of signals; it ends with the
 // keeper.
 func kept(args []string) (rest []string, pipe *os.File, ok bool) {
-	if len(args) == 0 || !strings.HasPrefix(args[0], keptMark) {
-		return args, nil, false
-	}
-	if args[0] != keptMark+"3" {
+	if !isKept(args) {
 		return args, nil, false
 	}
 	unix.SetNonblock(3, true)

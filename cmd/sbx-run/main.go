@@ -37,7 +37,11 @@ func main() {
 	if sandbox.IsGate(os.Args) {
 		os.Exit(sandbox.Gate(os.Args))
 	}
-	if len(os.Args) > 1 && os.Args[1] == "--complete" {
+	if asFlatpak() {
+		if !isKept(os.Args[1:]) {
+			becomeFlatpak()
+		}
+	} else if len(os.Args) > 1 && os.Args[1] == "--complete" {
 		os.Exit(completeLine(os.Args[2:], os.Stdout))
 	}
 	// A start is over before collecting garbage would pay; Shrink does it.
@@ -79,11 +83,7 @@ type worker struct {
 }
 
 func (w *worker) run(args []string) int {
-	o, status := parse(args)
-	if o == nil {
-		return status
-	}
-	status, err := o.run(w)
+	status, err := w.do(args)
 	if err == nil {
 		return status
 	}
@@ -99,6 +99,34 @@ func (w *worker) run(args []string) int {
 		return exitUnusable
 	}
 	return exitFailed
+}
+
+// do carries out a command line, sbx-run's or flatpak's.
+func (w *worker) do(args []string) (status int, err error) {
+	if !asFlatpak() {
+		o, status := parse(args)
+		if o == nil {
+			return status, nil
+		}
+		return o.run(w)
+	}
+	c, err := parseFlatpak(args)
+	if err != nil {
+		return 0, err
+	}
+	dirs := profileDirs()
+	if err := c.check(dirs); err != nil {
+		return 0, err
+	}
+	if c.info {
+		return 0, c.access(dirs)
+	}
+	return c.asOptions().run(w)
+}
+
+func profileDirs() []string {
+	exe, _ := os.Executable() // without it there is one place less to look
+	return sandbox.ProfileDirs(os.Getenv, exe)
 }
 
 // parse reads the command line. A nil *options means that all is done, with
@@ -136,8 +164,7 @@ func newParser(o *options) *kong.Kong {
 type exit int
 
 func (o *options) run(w *worker) (int, error) {
-	exe, _ := os.Executable() // without it there is one place less to look
-	dirs := sandbox.ProfileDirs(os.Getenv, exe)
+	dirs := profileDirs()
 	if o.List {
 		return 0, o.list(dirs)
 	}
@@ -162,7 +189,7 @@ func (o *options) run(w *worker) (int, error) {
 	if o.DryRun != "" {
 		instance = sandbox.DryInstanceID
 	}
-	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell})
+	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal})
 	if err != nil {
 		return 0, err
 	}
@@ -204,13 +231,20 @@ func (o *options) run(w *worker) (int, error) {
 	return starter.Run(w.ctx, plan)
 }
 
-// find looks a program up in PATH.
+// find looks a program up in PATH. A link of the person's to it would not be
+// there in the proxy's sandbox, where it leads to is.
 func find(name string) (string, error) {
 	path, err := exec.LookPath(name)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s is needed: %w", name, err)
 	}
-	return filepath.Abs(path)
+	return path, nil
 }
 
 // mountPoint asks the document portal where its mount is; it is started if it

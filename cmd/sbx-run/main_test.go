@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 	}
 	testscript.Main(m, map[string]func(){
 		"sbx-run": main,
+		"flatpak": main,
 		"inside":  inside,
 		"bwrap":   brokenBwrap,
 	})
@@ -148,6 +149,24 @@ func TestScripts(t *testing.T) {
 					return err
 				}
 			}
+			// The shim, beside what a start needs and nothing else.
+			shim := filepath.Join(e.WorkDir, ".shim")
+			if err := os.Mkdir(shim, 0o755); err != nil {
+				return err
+			}
+			if err := os.Link(filepath.Join(bin, "flatpak"), filepath.Join(shim, "flatpak")); err != nil {
+				return err
+			}
+			for _, name := range []string{"bwrap", "xdg-dbus-proxy"} {
+				real, err := exec.LookPath("/usr/bin/" + name)
+				if err != nil {
+					return err
+				}
+				if err := os.Symlink(real, filepath.Join(shim, name)); err != nil {
+					return err
+				}
+			}
+			e.Setenv("SHIM", shim)
 			e.Setenv("BIN", path)
 			e.Setenv("BROKEN", bin)
 			e.Setenv("PATH", path+":"+tools)

@@ -48,6 +48,8 @@ type options struct {
 	Verbose        bool       `help:"Say more."`
 	Version        kong.VersionFlag
 
+	literal bool // "@@" among the words means nothing
+
 	Words []string `arg:"" optional:"" name:"app" complete:"profile" passthrough:"partial" help:"The app, then its arguments."`
 }
 

@@ -86,6 +86,8 @@ type Request struct {
 	Args  []string // of the program; files between @@ or @@u and @@ become documents
 	Cwd   string   // in the sandbox; "" for the current directory or home
 	Shell bool     // a shell instead of the program
+	// Literal: Args are the program's as they are, also "@@".
+	Literal bool
 }
 
 // Unusable is an error about the program: it is there and cannot be run, or
@@ -181,8 +183,10 @@ func (pl *Plan) build(r Request) error {
 	if err := pl.command(r); err != nil {
 		return err
 	}
-	if err := pl.forwarding(); err != nil {
-		return err
+	if !r.Literal {
+		if err := pl.forwarding(); err != nil {
+			return err
+		}
 	}
 	return pl.directory(r.Cwd)
 }
@@ -699,16 +703,21 @@ func FindProgram(word string) string {
 	return ""
 }
 
-// visible reports whether a path of the host shows the same file in the
-// sandbox.
-func (pl *Plan) visible(path string) bool {
-	seen := false
+// Shows reports whether a path of the host, without links, shows the same file
+// in the sandbox, and whether the sandbox may only read it.
+func (pl *Plan) Shows(path string) (shown, readOnly bool) {
 	for _, m := range pl.Mounts {
 		if within(path, m.Dest) {
-			seen = (m.Kind == Bind || m.Kind == ROBind || m.Kind == DevBind) && m.Source == m.Dest
+			shown = (m.Kind == Bind || m.Kind == ROBind || m.Kind == DevBind) && m.Source == m.Dest
+			readOnly = m.Kind == ROBind
 		}
 	}
-	return seen
+	return shown, readOnly
+}
+
+func (pl *Plan) visible(path string) bool {
+	shown, _ := pl.Shows(path)
+	return shown
 }
 
 // directory decides where the program starts.
