@@ -38,6 +38,8 @@ type commandLine struct {
 	Grant  grantCommand  `cmd:"" help:"Give an app permissions on a document."`
 	Revoke revokeCommand `cmd:"" help:"Take permissions on a document from an app."`
 	Delete deleteCommand `cmd:"" help:"Forget documents; the files stay."`
+
+	Doctor doctorCommand `cmd:"" help:"Say what is missing or wrong on this machine for portals to work."`
 }
 
 // arguments are the daemon's.
@@ -65,6 +67,8 @@ func main() {
 	switch command := chosen.Selected().Target.Addr().Interface().(type) {
 	case command:
 		os.Exit(carryOut(untilSignal(), command, os.Stdout, os.Stderr))
+	case *doctorCommand:
+		os.Exit(command.examine(untilSignal(), os.Stdout))
 	case asking:
 		os.Exit(askPortal(untilSignal(), command, os.Stdout, os.Stderr))
 	}

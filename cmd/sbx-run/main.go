@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/bus"
+	"docportal/internal/doctor"
 	"docportal/internal/sandbox"
 )
 
@@ -167,6 +168,13 @@ func (o *options) run(w *worker) (int, error) {
 	dirs := profileDirs()
 	if o.List {
 		return 0, o.list(dirs)
+	}
+	if o.Doctor {
+		app := ""
+		if len(o.Words) > 0 {
+			app = o.Words[0]
+		}
+		return doctor.Main(w.ctx, doctor.Options{App: app, ProfileDirs: dirs}, false, os.Stdout, os.Stderr), nil
 	}
 	if o.Install || o.Uninstall {
 		return 0, o.integrate(dirs)

@@ -45,6 +45,7 @@ type options struct {
 	Install        bool       `help:"Make apps known to the desktop: menu entries that start them in their sandbox, and nothing that starts them outside."`
 	Uninstall      bool       `help:"Take away what --install made."`
 	List           bool       `help:"List profiles and running sandboxes."`
+	Doctor         bool       `help:"Say what is missing or wrong on this machine for sandboxes and portals to work, for APP if one is named."`
 	Verbose        bool       `help:"Say more."`
 	Version        kong.VersionFlag
 

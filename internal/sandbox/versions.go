@@ -34,15 +34,13 @@ func (s *Starter) warnOld(ctx context.Context, h *Host) {
 	if had, err := os.ReadFile(path); err == nil && string(had) == seen {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, versionsWait)
-	defer cancel()
 	for name, program := range map[string]string{"bwrap": s.Bwrap, "xdg-dbus-proxy": s.Proxy} {
-		out, err := exec.CommandContext(ctx, program, "--version").Output()
+		version, fixed, old, err := KnownHoles(ctx, name, program)
 		if err != nil {
 			return // asked again next time
 		}
-		if version, old := olderThan(string(out), fixedIn[name]); old {
-			s.Warn("%s %s has known holes, unless your distribution has mended them; version %s has not", name, version, dotted(fixedIn[name]))
+		if old {
+			s.Warn("%s %s has known holes, unless your distribution has mended them; version %s has not", name, version, fixed)
 		}
 	}
 	// Whole or not at all, and never through a link.
@@ -50,6 +48,20 @@ func (s *Starter) warnOld(ctx context.Context, h *Host) {
 	if os.WriteFile(tmp, []byte(seen), 0o600) != nil || os.Rename(tmp, path) != nil {
 		os.Remove(tmp)
 	}
+}
+
+// KnownHoles asks the program at path, bwrap or xdg-dbus-proxy by name, for its
+// version, and reports whether it is older than the first one without publicly
+// known holes, fixed.
+func KnownHoles(ctx context.Context, name, path string) (version, fixed string, old bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, versionsWait)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", "", false, err
+	}
+	version, old = olderThan(string(out), fixedIn[name])
+	return version, dotted(fixedIn[name]), old, nil
 }
 
 // programStamp changes when the program at path is replaced.
