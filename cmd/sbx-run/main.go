@@ -197,7 +197,7 @@ func (o *options) run(w *worker) (int, error) {
 	if o.DryRun != "" {
 		instance = sandbox.DryInstanceID
 	}
-	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal})
+	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal, LogBus: o.LogDbus})
 	if err != nil {
 		return 0, err
 	}
@@ -235,6 +235,13 @@ func (o *options) run(w *worker) (int, error) {
 		starter.Forward = func(ctx context.Context, app string, f sandbox.Handed) (string, error) {
 			return addDocument(ctx, host.SessionBus.Address, app, f)
 		}
+	}
+	if o.LogDbus {
+		done, err := logBus(w.ctx, starter, host)
+		if err != nil {
+			return 0, err
+		}
+		defer done()
 	}
 	return starter.Run(w.ctx, plan)
 }

@@ -42,6 +42,7 @@ type options struct {
 	FileForwarding bool       `hidden:"" help:"Nothing: files between @@ and @@ always become documents."`
 	NoDocuments    bool       `help:"Start without the document portal."`
 	DryRun         dryRunFlag `placeholder:"argv" help:"Print what would run, start nothing; --dry-run=argv prints the command lines."`
+	LogDbus        bool       `help:"Say what the bus proxy refuses the app, and what a profile would say to allow it."`
 	Install        bool       `help:"Make apps known to the desktop: menu entries that start them in their sandbox, and nothing that starts them outside."`
 	Uninstall      bool       `help:"Take away what --install made."`
 	List           bool       `help:"List profiles and running sandboxes."`

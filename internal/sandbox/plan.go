@@ -88,6 +88,9 @@ type Request struct {
 	Shell bool     // a shell instead of the program
 	// Literal: Args are the program's as they are, also "@@".
 	Literal bool
+	// LogBus: the proxy says what it does, also on the system bus, which the
+	// app gets to see then whatever its profile names on it.
+	LogBus bool
 }
 
 // Unusable is an error about the program: it is there and cannot be run, or
@@ -136,8 +139,14 @@ func NewPlan(p *Profile, h *Host, instance string, r Request) (*Plan, error) {
 	if pl.seccomp, err = pl.Filter.compile(); err != nil {
 		return nil, err
 	}
+	if r.LogBus && !pl.SystemBus {
+		pl.SystemBus = slices.ContainsFunc(h.SystemBus.Sockets, exists)
+	}
 	if pl.SystemBus {
 		pl.System = systemRules(p)
+	}
+	if r.LogBus {
+		pl.Session, pl.System = append(pl.Session, "--log"), append(pl.System, "--log")
 	}
 	if err := pl.build(r); err != nil {
 		pl.Close()

@@ -42,6 +42,9 @@ type Starter struct {
 	// Forward makes a document of a file for the app and returns its id. Nil
 	// without documents.
 	Forward func(ctx context.Context, app string, f Handed) (string, error)
+	// ProxyLog is where the proxy prints what it does, if the Request has
+	// LogBus; nil for nowhere.
+	ProxyLog *os.File
 	// Warn tells the user something that does not end the start.
 	Warn                  func(format string, args ...any)
 	Stdin, Stdout, Stderr *os.File
@@ -453,6 +456,9 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 	args := pl.proxyBwrap(s.Proxy, ft, fs, infoW, syncW)
 	p, err := s.spawn("proxy", args, fs, infoR, func(cmd *exec.Cmd) {
 		cmd.Stderr = s.Stderr
+		if s.ProxyLog != nil {
+			cmd.Stdout = s.ProxyLog
+		}
 		cmd.SysProcAttr.Setsid = true // ^C is for the app
 	})
 	if err != nil {
