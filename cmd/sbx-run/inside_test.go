@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -67,6 +68,18 @@ func inside() {
 		accessible(args[0])
 	case "reader":
 		reader(args[0])
+	case "exchange":
+		// One line to a socket, one from it.
+		c, err := net.DialTimeout("unix", args[0], 5*time.Second)
+		fatalIf(err)
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, err = fmt.Fprintf(c, "%s\r\n\r\n", args[1])
+		fatalIf(err)
+		line, err := bufio.NewReader(c).ReadString('\n')
+		fatalIf(err)
+		fmt.Println(strings.TrimSpace(line))
+	case "x11":
+		x11()
 	case "fds":
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

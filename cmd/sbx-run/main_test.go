@@ -202,6 +202,7 @@ func TestScripts(t *testing.T) {
 			"compositor":  compositor,
 			"background":  background,
 			"deadsocket":  deadSocket,
+			"xauthority":  xauthority,
 		},
 	})
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sockets plans the sockets that the profile grants, as plain binds. One that
-// does not exist is left out: programs cope with its absence.
+// sockets plans the sockets that the profile grants. One that does not exist is
+// left out: programs cope with its absence.
 func (pl *Plan) sockets() {
 	p := pl.Profile
 	wayland := has(p.Sockets, "wayland") && pl.wayland()
@@ -21,10 +22,14 @@ func (pl *Plan) sockets() {
 		pl.pulse()
 	}
 	if has(p.Sockets, "cups") {
-		pl.socket("/run/cups/cups.sock", "/run/cups/cups.sock")
+		if pl.socketOf("CUPS_SERVER", "/run/cups/cups.sock") {
+			pl.Env["CUPS_SERVER"] = "/run/cups/cups.sock"
+		}
 	}
 	if has(p.Sockets, "pcsc") {
-		pl.socket("/run/pcscd/pcscd.comm", "/run/pcscd/pcscd.comm")
+		if pl.socketOf("PCSCLITE_CSOCK_NAME", "/run/pcscd/pcscd.comm") {
+			pl.Env["PCSCLITE_CSOCK_NAME"] = "/run/pcscd/pcscd.comm"
+		}
 	}
 	if has(p.Sockets, "ssh-auth") {
 		if pl.socket(pl.Host.Env["SSH_AUTH_SOCK"], "/run/flatpak/ssh-auth") {
@@ -32,10 +37,33 @@ func (pl *Plan) sockets() {
 		}
 	}
 	if has(p.Sockets, "gpg-agent") {
-		for _, path := range []string{filepath.Join(pl.Host.RuntimeDir, "gnupg/S.gpg-agent"), filepath.Join(pl.Host.Home, ".gnupg/S.gpg-agent")} {
-			if pl.socket(path, path) {
-				break
+		pl.gpgAgent()
+	}
+}
+
+// socketOf plans a daemon's socket at its usual path, from where a variable of
+// the session says it is, or from there.
+func (pl *Plan) socketOf(variable, path string) bool {
+	from := pl.Host.Env[variable]
+	if !filepath.IsAbs(from) {
+		from = path
+	}
+	return pl.socket(from, path)
+}
+
+// gpgAgent plans the agent's socket where gpg looks for it: below /run/user,
+// whatever XDG_RUNTIME_DIR says, or else in its home directory.
+func (pl *Plan) gpgAgent() {
+	home := filepath.Join(pl.Host.Home, ".gnupg")
+	for _, dir := range []string{fmt.Sprintf("/run/user/%d/gnupg", pl.Host.UID), filepath.Join(pl.Host.RuntimeDir, "gnupg"), home} {
+		path := filepath.Join(dir, "S.gpg-agent")
+		if pl.socket(path, path) {
+			if dir == home && !pl.visible(home) {
+				// gpg warns of a directory that others may look into.
+				at := len(pl.Mounts) - 1
+				pl.Mounts = slices.Insert(pl.Mounts, at, Mount{Kind: Dir, Dest: home, Perms: 0o700})
 			}
+			return
 		}
 	}
 }
@@ -58,15 +86,55 @@ func (pl *Plan) socket(path, dest string) bool {
 	return true
 }
 
+// Where PulseAudio's client library finds what it needs in the sandbox.
+const (
+	pulseCookie = "/run/flatpak/pulse/cookie"
+	pulseConfig = "/run/flatpak/pulse/config"
+)
+
+// maxPulseCookie bounds the size of a cookie file, in bytes; they have 256.
+const maxPulseCookie = 4096
+
+// pulse plans PulseAudio's socket, which PipeWire serves in many sessions, and
+// the cookie that a server may ask for.
 func (pl *Plan) pulse() {
-	path := filepath.Join(pl.Host.RuntimeDir, "pulse/native")
-	if server, ok := strings.CutPrefix(pl.Host.Env["PULSE_SERVER"], "unix:"); ok {
-		path = server
-	}
 	dest := filepath.Join(pl.Host.RuntimeDir, "pulse/native")
-	if pl.socket(path, dest) {
-		pl.Env["PULSE_SERVER"] = "unix:" + dest
+	if !pl.socket(pulseSocket(pl.Host), dest) {
+		return
 	}
+	pl.Env["PULSE_SERVER"] = "unix:" + dest
+	// The server cannot see the sandbox's shared memory.
+	pl.add(Mount{Kind: ROData, Dest: pulseConfig, Data: []byte("enable-shm=no\n")})
+	pl.Env["PULSE_CLIENTCONFIG"] = pulseConfig
+	path := pl.Host.Env["PULSE_COOKIE"]
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(pl.Host.xdgHome("XDG_CONFIG_HOME", ".config"), "pulse/cookie")
+	}
+	cookie, err := readSmall(path, maxPulseCookie)
+	if err != nil {
+		pl.Warnings = append(pl.Warnings, fmt.Sprintf("PulseAudio cookie: %v", err))
+	}
+	if len(cookie) > 0 {
+		pl.add(Mount{Kind: ROData, Dest: pulseCookie, Data: cookie})
+		pl.Env["PULSE_COOKIE"] = pulseCookie
+	}
+}
+
+// pulseSocket is the path of PulseAudio's socket: PULSE_SERVER is a list of
+// servers, each of which may begin with a machine's id in braces.
+func pulseSocket(h *Host) string {
+	for server := range strings.FieldsSeq(h.Env["PULSE_SERVER"]) {
+		if rest, ok := strings.CutPrefix(server, "{"); ok {
+			_, server, _ = strings.Cut(rest, "}")
+		}
+		if path := strings.TrimPrefix(server, "unix:"); filepath.IsAbs(path) {
+			return path
+		}
+	}
+	if dir := h.Env["PULSE_RUNTIME_PATH"]; filepath.IsAbs(dir) {
+		return filepath.Join(dir, "native")
+	}
+	return filepath.Join(h.RuntimeDir, "pulse/native")
 }
 
 // devices plans the device files that the profile grants.
@@ -86,7 +154,12 @@ func (pl *Plan) devices() {
 	slices.Sort(names)
 	if has(p.Devices, "all") {
 		pl.add(Mount{Kind: DevBind, Source: "/dev", Dest: "/dev"})
-		pl.add(Mount{Kind: Tmpfs, Dest: "/dev/shm", Perms: 0o1777}) // the session's, not a device
+		// These hold what the session's programs share, no devices.
+		for _, dir := range []string{"/dev/shm", "/dev/mqueue"} {
+			if exists(dir) {
+				pl.add(Mount{Kind: Tmpfs, Dest: dir, Perms: 0o1777})
+			}
+		}
 		return
 	}
 	for _, name := range names {

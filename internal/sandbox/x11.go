@@ -46,7 +46,7 @@ func (pl *Plan) x11() {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(pl.Host.Home, ".Xauthority")
 	}
-	data, err := readCookies(file)
+	data, err := readSmall(file, maxCookies)
 	if err != nil {
 		pl.Warnings = append(pl.Warnings, fmt.Sprintf("X11 cookie: %v", err))
 	}
@@ -60,8 +60,9 @@ func (pl *Plan) x11() {
 // maxCookies bounds the size of a cookie file, in bytes.
 const maxCookies = 1 << 20
 
-// readCookies reads a cookie file. None is no error: a server may do without.
-func readCookies(path string) ([]byte, error) {
+// readSmall reads a file that programs keep their secrets in, of at most limit
+// bytes. None is no error: a server may do without.
+func readSmall(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if os.IsNotExist(err) {
 		return nil, nil
@@ -74,10 +75,10 @@ func readCookies(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxCookies {
+	if !info.Mode().IsRegular() || info.Size() > limit {
 		return nil, fmt.Errorf("%s is no cookie file", path)
 	}
-	return io.ReadAll(io.LimitReader(f, maxCookies))
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // Address families of cookies (Xauth.h).

@@ -43,7 +43,7 @@ func TestOnlyTheDisplaysOwnCookies(t *testing.T) {
 
 func TestCookieFilesThatAreNone(t *testing.T) {
 	dir := t.TempDir()
-	if b, err := readCookies(dir + "/none"); err != nil || b != nil {
+	if b, err := readSmall(dir+"/none", maxCookies); err != nil || b != nil {
 		t.Errorf("no file: %q, %v", b, err)
 	}
 	pipe, big := filepath.Join(dir, "pipe"), filepath.Join(dir, "big")
@@ -55,7 +55,7 @@ func TestCookieFilesThatAreNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, pipe, big} {
-		if _, err := readCookies(path); err == nil || !strings.Contains(err.Error(), "no cookie file") {
+		if _, err := readSmall(path, maxCookies); err == nil || !strings.Contains(err.Error(), "no cookie file") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
