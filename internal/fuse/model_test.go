@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 )
 
 // long reports whether the tests may take their time.
@@ -172,7 +173,11 @@ func runModels(t *testing.T, jobs []modelJob) {
 	}
 }
 
-// runModel is the process of a job.
+// streamLength is how many operations are made before all starts anew.
+const streamLength = 250
+
+// runModel is the process of a job. Where the two sides differ, rapid looks for
+// the shortest stream with which they do.
 func runModel(s string) int {
 	f := strings.Split(s, ":")
 	j := modelJob{native: f[0], seen: f[1], host: f[2]}
@@ -180,42 +185,113 @@ func runModel(s string) int {
 	j.ops, _ = strconv.Atoi(f[4])
 	j.flat, _ = strconv.ParseBool(f[5])
 	unix.Umask(0o022)
-	every := 500
-	if n, err := strconv.Atoi(os.Getenv("DOCPORTAL_TEST_EVERY")); err == nil {
-		every = n
-	}
-	m := &model{modelJob: j, rnd: rand.New(rand.NewPCG(j.seed, 42))}
-	for i := range j.ops {
-		m.step()
-		if m.err == nil && (i%every == 0 || i == j.ops-1) {
-			m.compare()
+	flag.Parse()
+	flag.Set("rapid.checks", strconv.Itoa(max(1, j.ops/streamLength)))
+	flag.Set("rapid.seed", strconv.FormatUint(j.seed+1, 10))
+	flag.Set("rapid.nofailfile", "true")
+	out := new(processTB)
+	defer func() {
+		if v := recover(); v != nil && v != out {
+			panic(v)
 		}
-		if m.err != nil {
-			fmt.Printf("operation %d (seed %d): %v\n", i, j.seed, m.err)
-			for _, dir := range []string{m.native, m.seen, m.host} {
-				l, err := listTree(dir)
-				fmt.Println("  there is", l, err)
-			}
-			for _, l := range m.log[max(0, len(m.log)-20):] {
-				fmt.Println("  after", l)
-			}
-			return 1
+		if out.failed {
+			os.Exit(1)
 		}
-	}
-	for _, h := range m.open {
-		unix.Close(h[0])
-		unix.Close(h[1])
-	}
+	}()
+	n := 0
+	rapid.Check(out, func(t *rapid.T) {
+		n++
+		m := newModel(j, n, t)
+		defer m.reset()
+		for i := range streamLength {
+			if m.step(); m.err == nil && i == streamLength-1 {
+				m.compare()
+			}
+			if m.err != nil {
+				var there []string
+				for _, dir := range []string{m.native, m.seen, m.host} {
+					l, err := listTree(dir)
+					there = append(there, fmt.Sprint(l, err))
+				}
+				t.Fatalf("operation %d: %v\nthere is %s\nafter\n  %s", i, m.err,
+					strings.Join(there, "\n  and    "), strings.Join(m.log[max(0, len(m.log)-25):], "\n  "))
+			}
+		}
+	})
 	return 0
 }
+
+// processTB is a test that is a process.
+type processTB struct{ failed bool }
+
+func (*processTB) Helper()                     {}
+func (*processTB) Name() string                { return "stream" }
+func (*processTB) Logf(f string, args ...any)  { fmt.Printf(f+"\n", args...) }
+func (*processTB) Log(args ...any)             { fmt.Println(args...) }
+func (p *processTB) Skipf(f string, a ...any)  { p.Fatalf(f, a...) }
+func (p *processTB) Skip(args ...any)          { p.Fatal(args...) }
+func (p *processTB) SkipNow()                  { p.FailNow() }
+func (p *processTB) Errorf(f string, a ...any) { p.Logf(f, a...); p.Fail() }
+func (p *processTB) Error(args ...any)         { p.Log(args...); p.Fail() }
+func (p *processTB) Fatalf(f string, a ...any) { p.Logf(f, a...); p.FailNow() }
+func (p *processTB) Fatal(args ...any)         { p.Log(args...); p.FailNow() }
+func (p *processTB) FailNow()                  { p.Fail(); panic(p) }
+func (p *processTB) Fail()                     { p.failed = true }
+func (p *processTB) Failed() bool              { return p.failed }
+
+// chooser decides what a stream does.
+type chooser struct{ t *rapid.T }
+
+// IntN is a number from 0 to n-1.
+func (c chooser) IntN(n int) int { return rapid.IntRange(0, n-1).Draw(c.t, "") }
+
+func (c chooser) Uint32() uint32 { return rapid.Uint32().Draw(c.t, "") }
 
 // model runs operations on both sides.
 type model struct {
 	modelJob
-	rnd  *rand.Rand
+	rnd  chooser
 	open [][2]int
 	log  []string
 	err  error
+}
+
+// newModel is the n-th stream of a job. It starts with nothing but an empty
+// main file, or in empty directories.
+func newModel(j modelJob, n int, t *rapid.T) *model {
+	m := &model{modelJob: j, rnd: chooser{t}}
+	if j.flat {
+		return m
+	}
+	for _, dir := range []*string{&m.native, &m.seen, &m.host} {
+		*dir = filepath.Join(*dir, strconv.Itoa(n))
+	}
+	if err := os.Mkdir(m.native, 0o755); err != nil {
+		m.err = err
+	} else if err := os.Mkdir(m.seen, 0o755); err != nil {
+		m.err = err
+	}
+	return m
+}
+
+// reset takes everything away again.
+func (m *model) reset() {
+	for _, h := range m.open {
+		unix.Close(h[0])
+		unix.Close(h[1])
+	}
+	if !m.flat {
+		os.RemoveAll(m.native)
+		os.RemoveAll(m.seen)
+		return
+	}
+	for _, dir := range []string{m.native, m.seen} {
+		l, _ := os.ReadDir(dir)
+		for _, e := range l {
+			unix.Unlink(filepath.Join(dir, e.Name()))
+		}
+		os.WriteFile(filepath.Join(dir, "file.txt"), nil, 0o644)
+	}
 }
 
 // outcome is what came of an operation.
@@ -228,9 +304,6 @@ func (o outcome) String() string { return fmt.Sprintf("%.200q %v", o.what, o.err
 
 // both does an operation on each side.
 func (m *model) both(what string, f func(dir string) outcome) bool {
-	if len(m.log) > 1000 {
-		m.log = slices.Delete(m.log, 0, 900)
-	}
 	a, b := f(m.native), f(m.seen)
 	m.log = append(m.log, what+": "+a.String())
 	if a.what != b.what || !errors.Is(a.err, b.err) && a.err != b.err {
