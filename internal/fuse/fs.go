@@ -422,7 +422,8 @@ func setAttributes(d *descriptor, typ uint32, writes bool, in *gofuse.SetAttrIn)
 	}
 	uid, uok := in.GetUID()
 	gid, gok := in.GetGID()
-	if uok || gok {
+	const rest = gofuse.FATTR_MODE | gofuse.FATTR_SIZE | gofuse.FATTR_ATIME | gofuse.FATTR_MTIME | gofuse.FATTR_ATIME_NOW | gofuse.FATTR_MTIME_NOW
+	if uok || gok || in.Valid&rest == 0 { // chown(2) of nobody to nobody changes ctime
 		u, g := -1, -1
 		if uok {
 			u = int(uid)

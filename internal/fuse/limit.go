@@ -53,16 +53,33 @@ func (t *callTable) places(app string) places {
 
 // enter waits for a place; false if the request was given up before.
 func (p places) enter(cancel <-chan struct{}) bool {
-	select {
-	case p.view <- struct{}{}:
-	case <-cancel:
+	if !enter(p.view, cancel) {
 		return false
 	}
+	if !enter(p.app, cancel) {
+		<-p.view
+		return false
+	}
+	return true
+}
+
+func enter(place chan<- struct{}, cancel <-chan struct{}) bool {
 	select {
-	case p.app <- struct{}{}:
+	case place <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case place <- struct{}{}:
 		return true
 	case <-cancel:
-		<-p.view
+	}
+	t := time.NewTimer(interruptTime)
+	defer t.Stop()
+	select {
+	case place <- struct{}{}:
+		return true
+	case <-t.C:
 		return false
 	}
 }

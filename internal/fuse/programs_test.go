@@ -97,13 +97,45 @@ func TestPrograms(t *testing.T) {
 		{"rsync", `cd $DOC/d1/tree; mkdir r; echo x >r/f; ln r/f r/g; ln -s f r/l; chmod 640 r/f
 			rsync -aHA --checksum r/ s/; test s/f -ef s/g; test -z "$(rsync -aHAi --checksum r/ s/)"`},
 		// The host path is listed and may not be set, so whoever copies all
-		// attributes leaves it out.
+		// attributes of a document leaves it out.
 		{"rsync -X", `cd $DOC/d1/tree; mkdir x; echo x >x/f; setfattr -n user.a -v b x/f
 			rsync -aHAX --filter='-x user.document-portal.*' --checksum x/ y/; test "$(getfattr --only-values -n user.a y/f)" = b`},
+		{"rsync -X from elsewhere", `umask 022; mkdir -p /tmp/src/sub; cd /tmp/src; echo x >f; ln f g; ln -s f l; echo y >sub/h; chmod 640 sub/h; setfattr -n user.a -v b f
+			rsync -aHAX --checksum /tmp/src/ $DOC/d1/tree/in/; rsync -aHAX --checksum /tmp/src/ $DOC/d1/tree/in/; test -z "$(rsync -aHAi --checksum /tmp/src/ $DOC/d1/tree/in/)"
+			cd $DOC/d1/tree/in; test "$(getfattr --only-values -n user.a f)" = b; test f -ef g; test "$(stat -c %a sub/h)" = 640
+			mkdir /tmp/one; echo four >/tmp/one/file.txt; rsync -aHAX --checksum /tmp/one/file.txt $DOC/f1/; test "$(cat $DOC/f1/file.txt)" = four
+			rsync -aHAX --checksum /tmp/one/file.txt $DOC/f1/; test -z "$(rsync -aHAi --checksum /tmp/one/file.txt $DOC/f1/)"`},
+		{"tar, cp and dd into a file document", `mkdir /tmp/two; cd /tmp/two; dd if=/dev/urandom of=file.txt bs=64k count=5 2>/dev/null; chmod 640 file.txt; f=$DOC/f1/file.txt
+			tar -cf - file.txt | tar -C $DOC/f1 -xpf -; cmp file.txt $f; test $(stat -c %a $f) = 640; tar -C $DOC/f1 -cf - file.txt | tar -df -
+			echo x >$f; cp --reflink=auto file.txt $f; cmp file.txt $f; cp --remove-destination file.txt $f; cmp file.txt $f; cp -b file.txt $f; cmp file.txt $f; rm $f~
+			dd if=file.txt of=$f bs=4k conv=fsync 2>/dev/null; cmp file.txt $f; dd if=file.txt of=$f bs=4k oflag=direct 2>/dev/null; cmp file.txt $f; test "$(ls $DOC/f1)" = file.txt`},
+		{"GIO's atomic save", `cat >/tmp/save.py <<'E'
+import os, sys
+from gi.repository import Gio, GLib
+for path in sys.argv[1:]:
+    for backup in (False, True):
+        f = Gio.File.new_for_path(path)
+        for text in (b"short", b"a longer text " * 10000):
+            ok, tag = f.replace_contents(text, None, backup, Gio.FileCreateFlags.NONE, None)
+            assert ok and f.load_contents(None)[1] == text
+            f.replace_contents(text + b"!", tag, backup, Gio.FileCreateFlags.REPLACE_DESTINATION, None)
+            assert f.load_contents(None)[1] == text + b"!"
+            try:
+                f.replace_contents(b"lost", tag, backup, Gio.FileCreateFlags.NONE, None)
+                raise SystemExit("a change by somebody else is overwritten")
+            except GLib.Error as e:
+                assert e.matches(Gio.io_error_quark(), Gio.IOErrorEnum.WRONG_ETAG), e
+        if backup:
+            assert os.path.exists(path + "~")
+            os.remove(path + "~")
+    left = [n for n in os.listdir(os.path.dirname(path)) if n.startswith(".gout")]
+    assert not left, left
+E
+			echo x >$DOC/d1/tree/saved; /usr/bin/python3 /tmp/save.py $DOC/d1/tree/saved $DOC/f1/file.txt`},
 		{"cp and dd", `cd $DOC/d1/tree; dd if=/dev/urandom of=big bs=64k count=20 conv=fsync 2>/dev/null
 			cp --reflink=auto big copy; cmp big copy; cp -a big all; cmp big all; cp --sparse=always big sp; cmp big sp`},
 		{"vim", `cd $DOC/d1/tree; echo one >v; vim.tiny -u NONE -es -c 's/one/two/' -c wq v </dev/null || true; test "$(cat v)" = two
-			cd $DOC/f1; vim.tiny -u NONE -es -c 's/one/two/' -c wq file.txt </dev/null || true; test "$(cat file.txt)" = two`},
+			cd $DOC/f1; echo one >file.txt; vim.tiny -u NONE -es -c 's/one/two/' -c wq file.txt </dev/null || true; test "$(cat file.txt)" = two`},
 		{"an atomic save", `for d in $DOC/d1/tree $DOC/f1; do cd $d; echo three >.goutputstream-A1B2C3; sync .goutputstream-A1B2C3
 			ln file.txt file.txt~ 2>/dev/null || true; mv .goutputstream-A1B2C3 file.txt; test "$(cat file.txt)" = three; done`},
 		{"a lock file", `for d in $DOC/d1/tree $DOC/f1; do cd $d; (set -C; echo me >'.~lock.file.txt#'); ! (set -C; echo you >'.~lock.file.txt#') 2>/dev/null
@@ -120,5 +152,28 @@ func TestPrograms(t *testing.T) {
 	out, err := exec.Command("git", "-c", "safe.directory=*", "-C", filepath.Join(tree, "b"), "fsck").CombinedOutput()
 	if err != nil || strings.Contains(string(out), "error") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestAHostThatRemovesClones has git work where the host takes the last clone
+// away, whose inode numbers its file system uses again at once.
+func TestAHostThatRemovesClones(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	r.run("", "cd "+r.dir("source")+`; git init -q .; git config user.email a@example.org; git config user.name a
+		i=0; while [ $i -lt 100 ]; do mkdir -p d$((i%10)); echo $i >d$((i%10))/f$i; i=$((i+1)); done; git add .; git commit -qm one; echo more >d1/f1; git commit -qam two`)
+	must(t, os.Rename(filepath.Join(r.host, "source"), filepath.Join(tree, "source")))
+	rounds := 2
+	if long() {
+		rounds = 40
+	}
+	for i := range rounds {
+		r.run(testApp, `cd $DOC/d1/tree; export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
+			git clone -q source clone; cd clone; git checkout -q HEAD~1; git gc -q; git fsck --strict; test -z "$(git status --porcelain)"; git checkout -q -
+			diff -r -x .git . ../source`)
+		if t.Failed() {
+			t.Fatal("round", i)
+		}
+		must(t, os.RemoveAll(filepath.Join(tree, "clone")))
 	}
 }

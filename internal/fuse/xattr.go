@@ -124,12 +124,17 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest
 	if n.view == nil {
 		return 0, gofuse.OK
 	}
+	// Of links, pipes and sockets the kernel shows no attribute of this
+	// namespace, whatever we say (xattr(7)).
+	if n.kind != kindDoc && n.key.typ != unix.S_IFREG && n.key.typ != unix.S_IFDIR {
+		return 0, gofuse.OK
+	}
 	var list []byte
 	if _, errno := fs.hostPath(n, s); errno == 0 {
 		list = append(list, hostPathAttr...)
 		list = append(list, 0)
 	}
-	if n.kind != kindDoc && n.key.typ != unix.S_IFLNK {
+	if n.kind != kindDoc {
 		d, errno := fs.descriptor(n, s)
 		if errno != 0 {
 			return 0, status(errno)
@@ -156,8 +161,14 @@ func (fs *filesystem) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, na
 	}))
 }
 
-// RemoveXAttr removes an attribute of the user namespace.
+// RemoveXAttr removes an attribute of the user namespace. The host path stays,
+// but it is no error to remove it: who copies attributes, as rsync -X does,
+// takes away what the original has not.
 func (fs *filesystem) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
+	if name == hostPathAttr {
+		_, _, errno := fs.attributed(h.NodeId, true)
+		return status(errno)
+	}
 	return status(fs.changeXAttr(h.NodeId, name, func(path string) error {
 		return unix.Removexattr(path, name)
 	}))
