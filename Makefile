@@ -6,7 +6,8 @@
 #   make check-long the same, with each long test in full
 #   make check-apps set up this machine and test with real applications: Firefox
 #   make bench      set up this machine and print the comparisons
-#   make install    DESTDIR= PREFIX=/usr/local
+#   make man        the manuals in bin/man, with scdoc
+#   make install    DESTDIR= PREFIX=/usr/local; the manuals too if scdoc is there
 #   make install-flatpak-stand-in
 #                   a "flatpak" for systems without it, which starts the apps of
 #                   sbx-run that portals have put into autostart; part of
@@ -20,6 +21,8 @@ DESTDIR =
 PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
 DATADIR = $(PREFIX)/share
+MANDIR = $(DATADIR)/man
+SCDOC = scdoc
 GO = go
 # The repository may belong to somebody else than who builds it, so the version
 # is asked for here and not stamped by the go command.
@@ -36,6 +39,12 @@ build:
 # root's PATH.
 bin/docportal bin/sbx-run:
 	$(MAKE) build
+
+man:
+	mkdir -p bin/man
+	for f in doc/*.scd; do \
+		$(SCDOC) <"$$f" >"bin/man/$$(basename "$$f" .scd)" || exit 1; \
+	done
 
 install: bin/docportal bin/sbx-run
 	mkdir -p "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(DATADIR)/dbus-1/services" \
@@ -56,7 +65,8 @@ install: bin/docportal bin/sbx-run
 		install -m 644 completions/$$p.fish "$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/" && \
 		install -m 644 completions/_$$p "$(DESTDIR)$(DATADIR)/zsh/site-functions/" || exit 1; \
 	done
-	install -m 644 README.md doc/*.md "$(DESTDIR)$(DATADIR)/doc/docportal/"
+	! command -v $(SCDOC) >/dev/null || $(MAKE) install-man
+	install -m 644 README.md CHANGELOG.md doc/*.md "$(DESTDIR)$(DATADIR)/doc/docportal/"
 	install -m 644 LICENSE "$(DESTDIR)$(DATADIR)/licenses/docportal/"
 	if test -z "$(DESTDIR)" && ! command -v flatpak >/dev/null 2>&1; then \
 		$(MAKE) -s install-flatpak-stand-in; \
@@ -68,7 +78,15 @@ install-flatpak-stand-in:
 	test ! -e "$(DESTDIR)$(BINDIR)/flatpak" || test "$$(readlink "$(DESTDIR)$(BINDIR)/flatpak")" = sbx-run
 	ln -sf sbx-run "$(DESTDIR)$(BINDIR)/flatpak"
 
+install-man: man
+	for f in bin/man/*.[15]; do \
+		to="$(DESTDIR)$(MANDIR)/man$${f##*.}" && mkdir -p "$$to" && install -m 644 "$$f" "$$to/" || exit 1; \
+	done
+
 uninstall:
+	for f in doc/*.scd; do \
+		f=$$(basename "$$f" .scd) && rm -f "$(DESTDIR)$(MANDIR)/man$${f##*.}/$$f"; \
+	done
 	if test "$$(readlink "$(DESTDIR)$(BINDIR)/flatpak")" = sbx-run; then \
 		rm -f "$(DESTDIR)$(BINDIR)/flatpak"; \
 	fi
