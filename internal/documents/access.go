@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/keyfile"
+	"docportal/internal/reserved"
 )
 
 // The words of [Context] filesystems are flatpak's (flatpak-metadata(5),
@@ -153,7 +154,8 @@ type habitat struct {
 	env      func(string) string
 	profiles []string
 	app      string
-	hide     []string // nobody's, whatever is granted
+	session  reserved.Session
+	hide     []reserved.Place // nobody's, whatever is granted
 }
 
 func (s *Service) habitat(app string) *habitat {
@@ -167,42 +169,28 @@ func (s *Service) habitat(app string) *habitat {
 	if real, err := filepath.EvalSymlinks(h.runtime); err == nil {
 		h.runtime = real
 	}
-	for _, d := range []struct {
-		dir   string
-		names []string
-	}{
-		{h.runtime, []string{".flatpak", ".dbus-proxy", "doc", "bus", "dbus-1", "at-spi", "systemd", "pipewire-0", "pipewire-0-manager"}},
-		{h.data(), []string{"docportal", "flatpak", "applications", "dbus-1", "systemd"}},
-		{h.config(), []string{"sbx", "autostart", "systemd"}},
-	} {
-		for _, name := range d.names {
-			p := filepath.Join(d.dir, name)
-			h.hide = append(h.hide, p)
-			if real, err := filepath.EvalSymlinks(p); err == nil && real != p {
-				h.hide = append(h.hide, real)
-			}
-		}
-	}
+	h.session = reserved.Session{Home: h.home, RuntimeDir: h.runtime, Env: h.env}
+	h.hide = h.session.Places()
 	return h
 }
 
 // never reports whether a path is in no sandbox, whatever is granted.
 func (h *habitat) never(p string) bool {
-	for _, dir := range h.hide {
-		if within(p, dir) {
+	own := within(p, filepath.Join(h.session.Apps(), h.app))
+	for _, r := range h.hide {
+		if r.Has(p) && !(own && r.Path == h.session.Apps()) {
 			return true
 		}
 	}
-	apps := filepath.Join(h.home, ".var/app")
-	return within(p, apps) && !within(p, filepath.Join(apps, h.app))
+	return false
 }
 
 // contains says why no app may make a document of a directory: something lies
 // in it that is in no sandbox, now or once somebody makes it.
 func (h *habitat) contains(dir string) error {
-	for _, p := range append(h.hide, filepath.Join(h.home, ".var/app")) {
-		if within(p, dir) {
-			return fmt.Errorf("%q contains %q, which is in no sandbox", dir, p)
+	for _, r := range h.hide {
+		if within(r.Path, dir) {
+			return fmt.Errorf("%q contains %q, which is in no sandbox", dir, r.Path)
 		}
 	}
 	return nil

@@ -82,17 +82,3 @@ func mkdirBeneath(root, rel string) (*os.File, error) {
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
-
-// realPath resolves all links of a path as far as it exists.
-func realPath(path string) string {
-	rest := ""
-	for p := path; ; p = filepath.Dir(p) {
-		if real, err := filepath.EvalSymlinks(p); err == nil {
-			return filepath.Join(real, rest)
-		}
-		if p == "/" {
-			return path
-		}
-		rest = filepath.Join(filepath.Base(p), rest)
-	}
-}

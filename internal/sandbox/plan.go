@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/identity"
+	"docportal/internal/reserved"
 )
 
 // Kind is what a Mount is made of.
@@ -280,7 +281,7 @@ func resolverTargets(path string) []string {
 
 // realDir resolves the links of a path's directory, not of its last element.
 func realDir(path string) string {
-	return filepath.Join(realPath(filepath.Dir(path)), filepath.Base(path))
+	return filepath.Join(reserved.RealPath(filepath.Dir(path)), filepath.Base(path))
 }
 
 // grant is a file or directory of the host that a profile names.
@@ -387,8 +388,8 @@ func (pl *Plan) grants() error {
 	if err != nil {
 		return err
 	}
-	places := reservedPaths(h)
-	realHome := realPath(h.Home)
+	places := reservedPlaces(h)
+	realHome := reserved.RealPath(h.Home)
 	var bound []grant
 	first := len(pl.Mounts)
 	for _, g := range list {
@@ -409,7 +410,7 @@ func (pl *Plan) grants() error {
 		root, rel := "/", strings.TrimPrefix(g.path, "/")
 		if within(g.path, h.Home) {
 			root, rel = h.Home, strings.TrimPrefix(strings.TrimPrefix(g.path, h.Home), "/")
-		} else if real := realPath(g.path); within(real, realHome) {
+		} else if real := reserved.RealPath(g.path); within(real, realHome) {
 			return fail("is in the home directory: write it as ~%s", strings.TrimPrefix(real, realHome))
 		}
 		m := Mount{Kind: Bind, Source: filepath.Join(root, rel), Dest: g.path, root: root, At: g.at}
@@ -444,26 +445,26 @@ func (pl *Plan) grants() error {
 }
 
 // checkReserved says why a path cannot be granted, nil if it can.
-func checkReserved(path string, places []reserved, h *Host, app string) error {
+func checkReserved(path string, places []reserved.Place, h *Host, app string) error {
 	own := filepath.Join(h.Home, ".var/app", app)
 	for _, r := range places {
-		if path == r.path || !r.itself && within(path, r.path) && !within(path, own) {
-			return fmt.Errorf("%s is never inside a sandbox: %s", r.path, r.why)
+		if path == r.Path || r.Has(path) && !within(path, own) {
+			return fmt.Errorf("%s is never inside a sandbox: %s", r.Path, r.Why)
 		}
 	}
 	return nil
 }
 
 // sameAsReserved finds reserved places that are mounted at another path, too.
-func sameAsReserved(f *os.File, places []reserved) error {
+func sameAsReserved(f *os.File, places []reserved.Place) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
 	for _, r := range places {
 		var have unix.Stat_t
-		if unix.Stat(r.path, &have) == nil && have.Dev == st.Dev && have.Ino == st.Ino {
-			return fmt.Errorf("is %s, which is never inside a sandbox: %s", r.path, r.why)
+		if unix.Stat(r.Path, &have) == nil && have.Dev == st.Dev && have.Ino == st.Ino {
+			return fmt.Errorf("is %s, which is never inside a sandbox: %s", r.Path, r.Why)
 		}
 	}
 	return nil
@@ -474,27 +475,27 @@ func sameAsReserved(f *os.File, places []reserved) error {
 // the directories above it are made mount points of their own, because an app
 // could rename them, with the mask, and make new ones in their place. The
 // mounts of bound begin at first.
-func (pl *Plan) masks(bound []grant, places []reserved, first int) error {
+func (pl *Plan) masks(bound []grant, places []reserved.Place, first int) error {
 	pinned := map[string]bool{}
 	for _, r := range places {
-		if r.path != realPath(r.path) {
+		if r.Path != reserved.RealPath(r.Path) {
 			continue // its real place is in the list, too
 		}
 		var in *grant
 		for i := range bound {
-			if r.path != bound[i].path && within(r.path, bound[i].path) {
+			if r.Path != bound[i].path && within(r.Path, bound[i].path) {
 				in = &bound[i] // the innermost one, as they are sorted by depth
 			}
 		}
 		if in == nil {
 			continue
 		}
-		there := exists(r.path)
-		if !there && (in.readOnly || r.file) {
+		there := exists(r.Path)
+		if !there && (in.readOnly || r.File) {
 			continue
 		}
 		if !in.readOnly {
-			for dir := filepath.Dir(r.path); dir != in.path && !pinned[dir]; dir = filepath.Dir(dir) {
+			for dir := filepath.Dir(r.Path); dir != in.path && !pinned[dir]; dir = filepath.Dir(dir) {
 				pinned[dir] = true
 			}
 		}
@@ -535,26 +536,26 @@ func (pl *Plan) masks(bound []grant, places []reserved, first int) error {
 	// What is bound at a directory covers what was bound below it before.
 	slices.SortStableFunc(pl.Mounts[first:], func(a, b Mount) int { return strings.Count(a.Dest, "/") - strings.Count(b.Dest, "/") })
 	for _, r := range places {
-		if r.path != realPath(r.path) {
+		if r.Path != reserved.RealPath(r.Path) {
 			continue
 		}
 		readOnly, covered := true, false
 		for _, g := range bound {
-			if r.path != g.path && within(r.path, g.path) {
+			if r.Path != g.path && within(r.Path, g.path) {
 				covered, readOnly = true, g.readOnly
 			}
 		}
 		if !covered {
 			continue
 		}
-		info, err := os.Lstat(r.path)
+		info, err := os.Lstat(r.Path)
 		switch {
-		case err != nil && (readOnly || r.file):
+		case err != nil && (readOnly || r.File):
 		case err == nil && !info.IsDir():
-			pl.add(Mount{Kind: ROBind, Source: "/dev/null", Dest: r.path})
+			pl.add(Mount{Kind: ROBind, Source: "/dev/null", Dest: r.Path})
 		default:
-			m := Mount{Kind: Mask, Source: r.path, Dest: r.path, Perms: 0o700, create: err != nil, root: "/"}
-			if within(r.path, pl.Host.Home) {
+			m := Mount{Kind: Mask, Source: r.Path, Dest: r.Path, Perms: 0o700, create: err != nil, root: "/"}
+			if within(r.Path, pl.Host.Home) {
 				m.root = pl.Host.Home
 			}
 			pl.add(m)
@@ -683,7 +684,7 @@ func (pl *Plan) command(r Request) error {
 			if unix.Access(path, unix.X_OK) != nil {
 				return &Unusable{false, fmt.Sprintf("%s: not executable", path)}
 			}
-			if real := realPath(path); !pl.visible(real) || !pl.visible(realDir(path)) {
+			if real := reserved.RealPath(path); !pl.visible(real) || !pl.visible(realDir(path)) {
 				return &Unusable{false, fmt.Sprintf("%s is not visible in the sandbox; --filesystem=%s:ro would show it", real, filepath.Dir(real))}
 			}
 			pl.Command = append([]string{path}, r.Args...)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"docportal/internal/reserved"
 )
 
 // testHost is a session whose directories are all temporary.
@@ -226,7 +228,7 @@ func TestReservedPathBehindALinkIsMaskedWhereItIs(t *testing.T) {
 		t.Errorf("shows %+v", m)
 	}
 	for _, m := range pl.Mounts {
-		if real := realPath(m.Dest); within(m.Dest, h.Home) && real != m.Dest {
+		if real := reserved.RealPath(m.Dest); within(m.Dest, h.Home) && real != m.Dest {
 			t.Errorf("mounts onto a link: %s is %s", m.Dest, real)
 		}
 	}
