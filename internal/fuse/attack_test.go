@@ -152,8 +152,12 @@ func TestNamesThatAreNotRegularFilesAreENOENT(t *testing.T) {
 
 // TestAttackers swaps what an app owns for links while the view works with it.
 func TestAttackers(t *testing.T) {
-	const during = 1500 * time.Millisecond
+	during := 1500 * time.Millisecond
+	if long() {
+		during = 5 * time.Minute
+	}
 	t.Run("file document", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t)
 		host := r.fileDoc("f1", "")
 		p := newPrey(r)
@@ -181,6 +185,7 @@ func TestAttackers(t *testing.T) {
 		p.untouched(t, "swapping")
 	})
 	t.Run("directory document", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t)
 		tree := r.dirDoc("d1")
 		p := newPrey(r)

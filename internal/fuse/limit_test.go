@@ -69,7 +69,7 @@ func newHangingRig(t *testing.T) (*rig, *gated) {
 		}
 	})
 	tree := below.dirDoc("disk")
-	must(t, os.WriteFile(tree+"/file.txt", make([]byte, 8<<20), 0o600))
+	must(t, os.WriteFile(tree+"/file.txt", make([]byte, 20<<20), 0o600))
 	r := newRig(t)
 	r.docs.add(t, "hung", below.in("", "disk", "tree", "file.txt"))
 	r.docs.grant(testApp, "hung", Access{Read: true, Write: true})
@@ -78,9 +78,12 @@ func newHangingRig(t *testing.T) (*rig, *gated) {
 	return r, g
 }
 
-// readCrowd reads the file at 2000 places at once, when it is told to.
+// readCrowd reads the file at many places at once, when it is told to.
 func readCrowd(path string) int {
-	const many = 2000
+	many := 2000
+	if long() {
+		many = 5000
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		fmt.Println(err)
@@ -98,7 +101,7 @@ func readCrowd(path string) int {
 		})
 	}
 	go func() {
-		for failed.Load() < many-1000 {
+		for failed.Load() < int64(many-1000) {
 			time.Sleep(time.Millisecond)
 		}
 		fmt.Println("failed")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -251,10 +252,19 @@ func TestWaitingForALockIsInterrupted(t *testing.T) {
 	}
 }
 
-// lockCrowd waits for a lock on the file 1100 times at once.
+// crowdSize is how many wait for a lock at once.
+func crowdSize() int {
+	if long() {
+		return 20_000
+	}
+	return maxWaiters + 76
+}
+
+// lockCrowd waits for a lock on the file so many times at once.
 func lockCrowd(path string) int {
+	debug.SetMaxThreads(2 * crowdSize())
 	var wg sync.WaitGroup
-	for range maxWaiters + 76 {
+	for range crowdSize() {
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			fmt.Println(err)
@@ -286,7 +296,7 @@ func TestACrowdOfWaitersIsNoHarm(t *testing.T) {
 	// Those who are too many are told so.
 	lines := bufio.NewScanner(out)
 	t0 := time.Now()
-	for range 76 {
+	for range crowdSize() - maxWaiters {
 		if !lines.Scan() || lines.Text() != syscall.ENOLCK.Error() {
 			t.Fatalf("%q", lines.Text())
 		}
