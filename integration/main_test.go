@@ -36,12 +36,18 @@ func TestMain(m *testing.M) {
 // leaves anything behind.
 func start(t *testing.T) *session.Session {
 	t.Helper()
+	return startWith(t, session.Options{})
+}
+
+func startWith(t *testing.T, o session.Options) *session.Session {
+	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
-	s, err := session.Start(session.Options{Log: log})
+	o.Log = log
+	s, err := session.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}

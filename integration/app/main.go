@@ -13,17 +13,12 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"docportal/integration/wire"
 )
-
-// patience is how long the person may take to choose a file.
-const patience = 2 * time.Minute
 
 func main() {
 	out := json.NewEncoder(os.Stdout)
@@ -97,6 +92,8 @@ func do(r wire.Request, a *wire.Answer) error {
 		return choose(a, "SaveFile", map[string]dbus.Variant{"current_name": dbus.MakeVariant(r.Name)})
 	case "call":
 		return call(r, a)
+	case "portal":
+		return portal(r, a)
 	default:
 		return fmt.Errorf("no such request: %q", r.Op)
 	}
@@ -136,58 +133,9 @@ func choose(a *wire.Answer, method string, options map[string]dbus.Variant) erro
 		return err
 	}
 	defer conn.Close()
-
-	// The answer may come before the call's reply: its place is known before,
-	// and listened to before the call is made.
-	token := fmt.Sprintf("app%d", os.Getpid())
-	sender := strings.ReplaceAll(strings.TrimPrefix(conn.Names()[0], ":"), ".", "_")
-	handle := dbus.ObjectPath("/org/freedesktop/portal/desktop/request/" + sender + "/" + token)
-	if err := conn.AddMatchSignal(
-		dbus.WithMatchObjectPath(handle),
-		dbus.WithMatchInterface("org.freedesktop.portal.Request"),
-		dbus.WithMatchMember("Response"),
-	); err != nil {
+	results, err := request(conn, "FileChooser."+method, options, "", "Choose a file")
+	if err != nil {
 		return err
-	}
-	signals := make(chan *dbus.Signal, 8)
-	conn.Signal(signals)
-
-	options["handle_token"] = dbus.MakeVariant(token)
-	portal := conn.Object("org.freedesktop.portal.Desktop", "/org/freedesktop/portal/desktop")
-	var got dbus.ObjectPath
-	if err := portal.Call("org.freedesktop.portal.FileChooser."+method, 0, "", "Choose a file", options).Store(&got); err != nil {
-		return fmt.Errorf("%s: %w", method, err)
-	}
-	if got != handle {
-		return fmt.Errorf("%s: the request is at %s, not at %s", method, got, handle)
-	}
-
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
-	for {
-		select {
-		case s, ok := <-signals:
-			if !ok {
-				return errors.New("the bus closed the connection")
-			}
-			if s.Path != handle || s.Name != "org.freedesktop.portal.Request.Response" {
-				continue
-			}
-			return response(a, s.Body)
-		case <-timeout.C:
-			return errors.New("nobody answered")
-		}
-	}
-}
-
-func response(a *wire.Answer, body []any) error {
-	var code uint32
-	var results map[string]dbus.Variant
-	if err := dbus.Store(body, &code, &results); err != nil {
-		return err
-	}
-	if code != 0 {
-		return fmt.Errorf("the request was answered with %d (1: cancelled, 2: failed)", code)
 	}
 	uris, _ := results["uris"].Value().([]string)
 	if len(uris) == 0 {

@@ -1,7 +1,7 @@
-// Backend is a FileChooser backend of the desktop portal that stands in for
-// the person: it answers every dialog at once with the file named on its
-// command line. It is the one thing in the tests that is not real. It prints a
-// line of JSON (Call) for each dialog that it was asked for.
+// Backend is a backend of the desktop portal that stands in for the person: it
+// answers every file dialog at once with the file named on its command line, and
+// agrees to everything else. It is the one thing in the tests that is not real.
+// It prints a line of JSON (Call) for each thing that it was asked for.
 //
 //	backend [-writable] [-cancel] FILE
 package main
@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/godbus/dbus/v5"
+	"github.com/godbus/dbus/v5/prop"
 )
 
 // busName is the name that our portal file gives to xdg-desktop-portal.
@@ -38,12 +39,7 @@ type chooser struct {
 }
 
 func (c *chooser) answer(method, appID, title string) (uint32, map[string]dbus.Variant, *dbus.Error) {
-	c.mu.Lock()
-	err := c.out.Encode(Call{method, appID, title})
-	c.mu.Unlock()
-	if err != nil {
-		return 2, nil, dbus.MakeFailedError(err)
-	}
+	c.record(Call{method, appID, title})
 	if c.cancel {
 		return 1, map[string]dbus.Variant{}, nil
 	}
@@ -53,6 +49,13 @@ func (c *chooser) answer(method, appID, title string) (uint32, map[string]dbus.V
 		results["writable"] = dbus.MakeVariant(c.writable)
 	}
 	return 0, results, nil
+}
+
+// record prints a call. Nobody is there to be told of an error.
+func (c *chooser) record(call Call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.Encode(call)
 }
 
 // OpenFile is org.freedesktop.impl.portal.FileChooser.OpenFile.
@@ -90,6 +93,14 @@ func serve(c *chooser) error {
 	}
 	defer conn.Close()
 	if err := conn.Export(c, "/org/freedesktop/portal/desktop", "org.freedesktop.impl.portal.FileChooser"); err != nil {
+		return err
+	}
+	for name, methods := range c.interfaces() {
+		if err := conn.ExportMethodTable(methods, "/org/freedesktop/portal/desktop", "org.freedesktop.impl.portal."+name); err != nil {
+			return err
+		}
+	}
+	if _, err := prop.Export(conn, "/org/freedesktop/portal/desktop", properties); err != nil {
 		return err
 	}
 	reply, err := conn.RequestName(busName, dbus.NameFlagDoNotQueue)

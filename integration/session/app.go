@@ -65,11 +65,20 @@ func copyProgram(from, to string) error {
 // StartApp starts integration/app with that app id in a sandbox. pathFirst, if
 // any, come first in sbx-run's PATH.
 func (s *Session) StartApp(id string, pathFirst ...string) (*App, error) {
+	return s.startApp(id, pathFirst, nil)
+}
+
+// StartAppWith is StartApp with options for sbx-run.
+func (s *Session) StartAppWith(id string, options ...string) (*App, error) {
+	return s.startApp(id, nil, options)
+}
+
+func (s *Session) startApp(id string, pathFirst, options []string) (_ *App, err error) {
 	profile, err := s.Profile(id, "app")
 	if err != nil {
 		return nil, err
 	}
-	a := &App{Cmd: s.Command("sbx-run", profile)}
+	a := &App{Cmd: s.Command("sbx-run", append(options, profile)...)}
 	for _, dir := range pathFirst {
 		PathFirst(a.Cmd, dir)
 	}

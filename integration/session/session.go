@@ -33,6 +33,9 @@ type Options struct {
 	// Display lets the session use the caller's display, with the desktop
 	// portal's GTK backend in place of ours.
 	Display bool
+	// Portals lets the backend (StartBackend) stand in for all portals, not
+	// only for the file chooser, and starts a bus in place of the system's.
+	Portals bool
 	// SystemPortal leaves the document portal to the system's own.
 	SystemPortal bool
 }
@@ -92,9 +95,17 @@ func Start(o Options) (s *Session, err error) {
 	if err := s.writePortalConfiguration(o); err != nil {
 		return s, err
 	}
-	if err := s.startBus(); err != nil {
+	if o.Portals {
+		system, err := s.startBus("system-bus")
+		if err != nil {
+			return s, fmt.Errorf("system bus: %w", err)
+		}
+		s.env = append(s.env, "DBUS_SYSTEM_BUS_ADDRESS="+system)
+	}
+	if s.Address, err = s.startBus("bus"); err != nil {
 		return s, fmt.Errorf("session bus: %w", err)
 	}
+	s.env = append(s.env, "DBUS_SESSION_BUS_ADDRESS="+s.Address)
 	return s, nil
 }
 
@@ -170,9 +181,15 @@ func HasGTK() bool {
 // writePortalConfiguration makes xdg-desktop-portal use one backend and no
 // other, in the words of old versions (UseIn) and of new ones (portals.conf).
 func (s *Session) writePortalConfiguration(o Options) error {
+	more := ""
+	if o.Portals {
+		for _, p := range []string{"Access", "Account", "AppChooser", "Background", "Email", "Inhibit", "Lockdown", "Notification", "Print", "ScreenCast", "Screenshot", "Secret", "Settings", "Wallpaper"} {
+			more += "org.freedesktop.impl.portal." + p + ";"
+		}
+	}
 	name, file := Desktop, []byte(`[portal]
 DBusName=org.freedesktop.impl.portal.desktop.docportaltest
-Interfaces=org.freedesktop.impl.portal.FileChooser;
+Interfaces=org.freedesktop.impl.portal.FileChooser;`+more+`
 UseIn=docportaltest
 `)
 	if o.Display {
@@ -203,16 +220,17 @@ func write(path string, data []byte) error {
 	return os.WriteFile(path, data, 0o600)
 }
 
-// startBus starts the session bus: the reference daemon, with the service
-// files of XDG_DATA_DIRS, the first that names a service before the others.
-func (s *Session) startBus() error {
-	config := filepath.Join(s.Home, ".session", "bus.conf")
-	err := write(config, []byte(`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+// startBus starts a bus, whose socket has that name in the runtime directory,
+// and returns its address: the reference daemon, with the service files of
+// XDG_DATA_DIRS, the first that names a service before the others.
+func (s *Session) startBus(name string) (address string, err error) {
+	config := filepath.Join(s.Home, ".session", name+".conf")
+	err = write(config, []byte(`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
   <keep_umask/>
-  <listen>unix:path=`+s.Runtime+`/bus</listen>
+  <listen>unix:path=`+s.Runtime+`/`+name+`</listen>
   <auth>EXTERNAL</auth>
   <standard_session_servicedirs/>
   <policy context="default">
@@ -225,11 +243,11 @@ func (s *Session) startBus() error {
 </busconfig>
 `))
 	if err != nil {
-		return err
+		return "", err
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer r.Close()
 	cmd := s.Command("dbus-daemon", "--nofork", "--nopidfile", "--config-file="+config, "--print-address=3")
@@ -237,20 +255,18 @@ func (s *Session) startBus() error {
 	err = s.Start(cmd)
 	w.Close()
 	if err != nil {
-		return err
+		return "", err
 	}
 	s.cleanups = append(s.cleanups, func() error {
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
 		return nil
 	})
-	address, err := bufio.NewReader(r).ReadString('\n')
+	address, err = bufio.NewReader(r).ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("it gave no address: %w", err)
+		return "", fmt.Errorf("it gave no address: %w", err)
 	}
-	s.Address = strings.TrimSpace(address)
-	s.env = append(s.env, "DBUS_SESSION_BUS_ADDRESS="+s.Address)
-	return nil
+	return strings.TrimSpace(address), nil
 }
 
 // Command prepares a program in the session. It dies with its parent.

@@ -9,9 +9,9 @@ type Request struct {
 	// Path is the file that read, write, create, list, stat and remove mean, or the object path
 	// of call.
 	Path string `json:"path,omitempty"`
-	// Data is what write and create put into the file.
+	// Data is what write and create put into the file, or the URI to open.
 	Data string `json:"data,omitempty"`
-	// Name is the file name that save suggests.
+	// Name is the file name that save suggests, or the portal that portal calls.
 	Name string `json:"name,omitempty"`
 	// Dest and Method are the bus name and the full method name of call, whose
 	// arguments are Args, strings.
