@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,10 @@ func TestShippedProfiles(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(paths) != len(packaged) {
 		t.Fatalf("%d profiles, want %d: %v", len(paths), len(packaged), err)
+	}
+	table, err := os.ReadFile("../../doc/profiles.md")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, path := range paths {
 		id, ok := strings.CutSuffix(filepath.Base(path), profileSuffix)
@@ -73,6 +78,9 @@ func TestShippedProfiles(t *testing.T) {
 			if line != "" && !strings.HasPrefix(line, "#") {
 				lines++
 			}
+		}
+		if !strings.Contains(string(table), fmt.Sprintf("| `%s` | %d |", id, lines)) {
+			t.Errorf("%s: doc/profiles.md does not say %d lines", id, lines)
 		}
 		if lines > maxLines {
 			t.Errorf("%s: %d lines, at most %d", id, lines, maxLines)
