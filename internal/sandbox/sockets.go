@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,22 +69,69 @@ func (pl *Plan) gpgAgent() {
 	}
 }
 
-// socket plans a bind of a socket of the host's, if it is one.
+// socket plans a bind of a socket of the host's, if it is one. Where an app can
+// write, it could have put something else there: links below the home directory
+// are not followed, and no way leads to what is reserved.
 func (pl *Plan) socket(path, dest string) bool {
 	if !filepath.IsAbs(path) {
 		return false
 	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	f, err := openHost(pl.Host, path, unix.O_PATH)
 	if err != nil {
+		if link := (*linkError)(nil); errors.As(err, &link) {
+			pl.Warnings = append(pl.Warnings, fmt.Sprintf("socket left out: %v", err))
+		}
 		return false
 	}
-	f := os.NewFile(uintptr(fd), path)
-	if info, err := f.Stat(); err != nil || info.Mode().Type() != os.ModeSocket {
+	info, err := f.Stat()
+	if err == nil && info.Mode().Type() != os.ModeSocket {
 		f.Close()
+		return false
+	}
+	if err == nil {
+		err = pl.checkSocket(f, path)
+	}
+	if err != nil {
+		f.Close()
+		pl.Warnings = append(pl.Warnings, fmt.Sprintf("socket %s: left out: %v", path, err))
 		return false
 	}
 	pl.add(Mount{Kind: ROBind, Source: filepath.Clean(path), Dest: dest, file: f})
 	return true
+}
+
+// checkSocket says why a socket is not what its path promises, nil if it may
+// be.
+func (pl *Plan) checkSocket(f *os.File, path string) error {
+	places := reservedPlaces(pl.Host)
+	if err := sameAsReserved(f, places); err != nil {
+		return err
+	}
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return err
+	}
+	for _, r := range places {
+		if r.Has(real) && !r.Has(filepath.Clean(path)) {
+			return fmt.Errorf("is %s, and %s is never inside a sandbox: %s", real, r.Path, r.Why)
+		}
+	}
+	return nil
+}
+
+// openHost opens a file of the host's that the session names. Below the home
+// directory no link is followed: an app that may write there could lead the
+// next start elsewhere.
+func openHost(h *Host, path string, flags int) (*os.File, error) {
+	path = filepath.Clean(path)
+	if within(path, h.Home) {
+		return openBeneath(h.Home, strings.TrimPrefix(strings.TrimPrefix(path, h.Home), "/"), flags)
+	}
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Where PulseAudio's client library finds what it needs in the sandbox.
@@ -110,7 +158,7 @@ func (pl *Plan) pulse() {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(pl.Host.xdgHome("XDG_CONFIG_HOME", ".config"), "pulse/cookie")
 	}
-	cookie, err := readSmall(path, maxPulseCookie)
+	cookie, err := readCookies(maxPulseCookie)(openHost(pl.Host, path, unix.O_RDONLY|unix.O_NONBLOCK))
 	if err != nil {
 		pl.Warnings = append(pl.Warnings, fmt.Sprintf("PulseAudio cookie: %v", err))
 	}

@@ -2,8 +2,10 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -63,22 +65,28 @@ const maxCookies = 1 << 20
 // readSmall reads a file that programs keep their secrets in, of at most limit
 // bytes. None is no error: a server may do without.
 func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if os.IsNotExist(err) {
-		return nil, nil
+	return readCookies(limit)(os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0))
+}
+
+// readCookies reads a file that was opened, and closes it.
+func readCookies(limit int64) func(*os.File, error) ([]byte, error) {
+	return func(f *os.File, err error) ([]byte, error) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() || info.Size() > limit {
+			return nil, fmt.Errorf("%s is no cookie file", f.Name())
+		}
+		return io.ReadAll(io.LimitReader(f, limit))
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, fmt.Errorf("%s is no cookie file", path)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // Address families of cookies (Xauth.h).
