@@ -22,19 +22,20 @@ const hostPathAttr = "user.document-portal.host-path"
 type filesystem struct {
 	gofuse.RawFileSystem // answers what is not implemented here
 
-	docs    Documents
-	log     *slog.Logger
-	nodes   *table
-	cache   cache
-	handles handleTable
-	temps   tempFiles
-	locks   lockTable
-	calls   callTable
-	uid     uint32
-	gid     uint32
-	umask   uint32 // the process's, which the kernel applies to what is created
-	started time.Time
-	own     ownMount // set before the first request
+	docs     Documents
+	log      *slog.Logger
+	nodes    *table
+	cache    cache
+	handles  handleTable
+	temps    tempFiles
+	locks    lockTable
+	calls    callTable
+	readings readings
+	uid      uint32
+	gid      uint32
+	umask    uint32 // the process's, which the kernel applies to what is created
+	started  time.Time
+	own      ownMount // set before the first request
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *filesystem {
@@ -48,6 +49,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *fi
 		umask:         umask,
 		started:       time.Now(),
 	}
+	fs.readings.forget = func(uint64) {}
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = 1 << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
@@ -354,8 +356,15 @@ func (fs *filesystem) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out 
 		return gofuse.OK
 	}
 	var d *descriptor
+	keep := false
 	if in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
-		d = fs.handles.descriptor(in.Fh(), n)
+		// The kernel names an open file when it is about to read from it.
+		if h := fs.handles.use(in.Fh()); h != nil && h.n == n {
+			d = h.d
+			keep = h.dir == nil && fs.calls.isLocal(n.key.dev) && fs.readings.asked(h)
+		} else if h != nil {
+			h.d.put()
+		}
 	}
 	if d == nil {
 		if d, errno = fs.descriptor(n, s); errno != 0 {
@@ -368,6 +377,11 @@ func (fs *filesystem) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out 
 		return status(errno)
 	}
 	fs.attr(n, st, s, &out.Attr)
+	// Permissions that have changed since are not the lease's to know: who
+	// changed them finds the lease, or they are found to have changed here.
+	if keep && n.view.state() == s {
+		out.SetTimeout(leaseTimeout)
+	}
 	return gofuse.OK
 }
 
@@ -588,6 +602,7 @@ type handle struct {
 	d     *descriptor // nil for directories that exist in the view only
 	flags int         // of open(2)
 	dir   *stream     // directories only
+	asks  asks
 }
 
 // handleTable holds the open handles.
@@ -616,17 +631,6 @@ func (t *handleTable) get(id uint64) *handle {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byID[id]
-}
-
-// descriptor returns the descriptor of the handle id if it is one of n; the
-// caller puts it back.
-func (t *handleTable) descriptor(id uint64, n *node) *descriptor {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if h := t.byID[id]; h != nil && h.n == n && h.d != nil {
-		return h.d.get()
-	}
-	return nil
 }
 
 // use returns the handle id with a reference to its descriptor, so that it
@@ -693,6 +697,7 @@ func (fs *filesystem) unregister(id uint64) *handle {
 	}
 	if h.dir == nil {
 		fs.closeLocks(h)
+		fs.readings.closing(h)
 	}
 	fs.nodes.removeHandle(h.n, h)
 	h.d.put()

@@ -171,6 +171,8 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 		done:   make(chan struct{}),
 	}
 	v.notices.view = v
+	// Without an offset this is about attributes only.
+	fs.readings.forget = func(node uint64) { server.InodeNotify(node, -1, 0) }
 	go func() {
 		server.Serve()
 		close(v.served)
@@ -313,8 +315,12 @@ func (v *View) Resolve(ino uint64) (Location, bool) {
 }
 
 // Invalidate drops what the kernel caches of a document, in every view, after
-// its permissions changed or it was deleted. It waits for nothing.
-func (v *View) Invalidate(id string) { v.notices.add(id) }
+// its permissions changed or it was deleted. It waits for nothing: attributes
+// are forgotten when it returns, and pages and names soon after.
+func (v *View) Invalidate(id string) {
+	v.fs.readings.revoke(id)
+	v.notices.add(id)
+}
 
 // Done is closed when the mount is gone, by Unmount or by somebody else. What
 // still uses the mount then, as a running sandbox may, goes on being served.
@@ -336,6 +342,7 @@ func (v *View) Unmount() error {
 		go func() {
 			v.fs.temps.close(v.fs)
 			v.fs.cache.close()
+			v.fs.readings.close()
 			close(cleaned)
 		}()
 		t := time.NewTimer(unmountTime)
