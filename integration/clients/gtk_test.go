@@ -2,21 +2,16 @@ package clients
 
 import (
 	"bufio"
-	"embed"
-	"encoding/json"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-)
 
-//go:embed testdata/*.py
-var programs embed.FS
+	"docportal/integration/toolkit"
+)
 
 // xserver starts an X server for the session's programs and returns its
 // display.
@@ -47,105 +42,43 @@ func (d *desktop) xserver() string {
 	return ":" + strings.TrimSpace(number)
 }
 
-// program is one of testdata's, running.
+// program is one of the toolkits', running.
 type program struct {
 	*desktop
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Scanner
+	*toolkit.Program
 }
 
-type request struct {
-	Op       string   `json:"op"`
-	Paths    []string `json:"paths,omitempty"`
-	Text     string   `json:"text,omitempty"`
-	Multiple bool     `json:"multiple,omitempty"`
-}
+type (
+	request = toolkit.Request
+	answer  = toolkit.Answer
+)
 
-type answer struct {
-	Err     string   `json:"err"`
-	Paths   []string `json:"paths"`
-	Formats []string `json:"formats"`
-	Text    string   `json:"text"`
-}
-
-// python is the system's, which has the bindings.
-const python = "/usr/bin/python3"
-
-// quiet has a toolkit do without what is not there.
-var quiet = []string{"GTK_A11Y=none", "NO_AT_BRIDGE=1", "GDK_BACKEND=x11", "GSETTINGS_BACKEND=memory"}
-
-// open starts one of testdata's programs: in a sandbox of the app, or on the
-// host if app is "".
+// open starts a toolkit's program: in a sandbox of the app, or on the host if
+// app is "".
 func (d *desktop) open(name, app, display string) *program {
 	d.Helper()
-	text, err := programs.ReadFile("testdata/" + name)
-	if err != nil {
-		d.Fatal(err)
-	}
-	file := d.file("program/"+name, string(text))
-	p := &program{desktop: d, name: name + " of " + app}
-	if app == "" {
-		p.cmd = d.Command(python, file)
-		p.cmd.Env = append(p.cmd.Env, quiet...)
-	} else {
-		profile := d.file(".session/"+app+"."+name, `[Application]
-name=`+app+`
-command=`+python+`
-[Context]
-sockets=x11;
-filesystems=~/program:ro;
-`)
-		var args []string
-		for _, kv := range quiet {
-			args = append(args, "--env="+kv)
-		}
-		p.cmd = d.Command("sbx-run", append(args, profile, file)...)
-	}
+	var env []string
 	if display != "" {
-		p.cmd.Env = append(p.cmd.Env, "DISPLAY="+display)
+		env = append(env, "DISPLAY="+display)
 	}
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		d.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
+	p, err := toolkit.Open(d.Session, name, app, env...)
 	if err != nil {
-		d.Fatal(err)
-	}
-	p.out = bufio.NewScanner(out)
-	if err := d.Start(p.cmd); err != nil {
 		d.Fatal(err)
 	}
 	d.Cleanup(func() {
-		p.in.Close()
-		late := time.AfterFunc(answerLimit, func() { p.cmd.Process.Kill() })
-		defer late.Stop()
-		if err := p.cmd.Wait(); err != nil {
-			d.Errorf("%s ended with: %v", p.name, err)
+		if err := p.Close(); err != nil {
+			d.Error(err)
 		}
 	})
-	return p
+	return &program{d, p}
 }
 
 // try has the program do something.
 func (p *program) try(r request) answer {
 	p.Helper()
-	b, err := json.Marshal(r)
+	a, err := p.Do(r)
 	if err != nil {
 		p.Fatal(err)
-	}
-	late := time.AfterFunc(answerLimit, func() { p.cmd.Process.Kill() })
-	defer late.Stop()
-	if _, err := p.in.Write(append(b, '\n')); err != nil {
-		p.Fatalf("%s: %+v: %v", p.name, r, err)
-	}
-	if !p.out.Scan() {
-		p.Fatalf("%s: %+v: no answer (%v)", p.name, r, p.out.Err())
-	}
-	var a answer
-	if err := json.Unmarshal(p.out.Bytes(), &a); err != nil {
-		p.Fatalf("%s: %+v: %v", p.name, r, err)
 	}
 	return a
 }
@@ -155,7 +88,7 @@ func (p *program) do(r request) answer {
 	p.Helper()
 	a := p.try(r)
 	if a.Err != "" {
-		p.Fatalf("%s: %+v: %s", p.name, r, a.Err)
+		p.Fatalf("%s: %+v: %s", p.Program.Name, r, a.Err)
 	}
 	return a
 }
@@ -172,12 +105,12 @@ func TestGTKClipboardCarriesFilesBetweenSandboxes(t *testing.T) {
 	d.mount()
 	const sender3, sender4, receiver3, receiver4 = appA + "3", appA + "4", appB + "3", appB + "4"
 	senders := map[string]*program{
-		sender3: d.open("gtk3.py", sender3, display),
-		sender4: d.open("gtk4.py", sender4, display),
+		sender3: d.open(toolkit.GTK3, sender3, display),
+		sender4: d.open(toolkit.GTK4, sender4, display),
 	}
 	receivers := map[string]*program{
-		receiver3: d.open("gtk3.py", receiver3, display),
-		receiver4: d.open("gtk4.py", receiver4, display),
+		receiver3: d.open(toolkit.GTK3, receiver3, display),
+		receiver4: d.open(toolkit.GTK4, receiver4, display),
 	}
 	for _, from := range []string{sender3, sender4} {
 		letter := d.file(d.data(from)+"/letter to Ünal.txt", "Dear Ünal,\n")
@@ -228,7 +161,7 @@ func TestGTKClipboardBetweenHostAndSandbox(t *testing.T) {
 	d := start(t)
 	display := d.xserver()
 	d.mount()
-	for _, name := range []string{"gtk3.py", "gtk4.py"} {
+	for _, name := range []string{toolkit.GTK3, toolkit.GTK4} {
 		host, app := d.open(name, "", display), d.open(name, appA, display)
 		letter := d.file("letter.txt", "Dear all,\n")
 		host.do(request{Op: "copy", Paths: []string{letter}})
@@ -260,7 +193,7 @@ func TestGTKClipboardBetweenHostAndSandbox(t *testing.T) {
 
 func TestLibportalChoosesFiles(t *testing.T) {
 	d := start(t)
-	p := d.open("libportal.py", appA, "")
+	p := d.open(toolkit.Libportal, appA, "")
 	wantEqual(t, "running under a sandbox, flatpak", p.do(request{Op: "sandboxed"}).Text, "True True")
 
 	choose := func(r request, backend ...string) answer {

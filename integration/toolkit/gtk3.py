@@ -1,5 +1,5 @@
-"""A GTK 3 program with a clipboard: requests on standard input, a JSON object
-a line, an answer a line on standard output."""
+"""A GTK 3 program with a clipboard, files to drag and links: requests on
+standard input, a JSON object a line, an answer a line on standard output."""
 
 import gi
 import json
@@ -43,11 +43,40 @@ def paste(request):
     return {"paths": [Gio.File.new_for_uri(u).get_path() for u in data.get_uris()]}
 
 
+def show(request, widget):
+    """Shows a widget in a window of its own with that title, and answers when it
+    can be seen."""
+    top = Gtk.Window(title=request["text"], default_width=240, default_height=120)
+    top.add(widget)
+    top.show_all()
+    while not top.get_window().is_viewable():
+        Gtk.main_iteration()
+    return {}
+
+
+def drag(request):
+    box = Gtk.EventBox()
+    box.add(Gtk.Label(label="Drag me"))
+    targets = [Gtk.TargetEntry.new(name, 0, i) for i, name in enumerate([TRANSFER, "text/uri-list"])]
+    box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, targets, Gdk.DragAction.COPY)
+    dragged = [Gio.File.new_for_path(p).get_uri() for p in request["paths"]]
+    box.connect("drag-data-get", lambda widget, context, data, info, time: data.set_uris(dragged))
+    return show(request, box)
+
+
+def link(request):
+    return show(request, Gtk.LinkButton(uri=request["paths"][0], label="Click me"))
+
+
 def answer(request):
     if request["op"] == "copy":
         return copy(request)
     if request["op"] == "paste":
         return paste(request)
+    if request["op"] == "drag":
+        return drag(request)
+    if request["op"] == "link":
+        return link(request)
     if request["op"] == "read":
         with open(request["paths"][0]) as f:
             return {"text": f.read()}

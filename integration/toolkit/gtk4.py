@@ -1,5 +1,5 @@
-"""A GTK 4 program with a clipboard: requests on standard input, a JSON object
-a line, an answer a line on standard output."""
+"""A GTK 4 program with a clipboard, files to drag and links: requests on
+standard input, a JSON object a line, an answer a line on standard output."""
 
 import ctypes
 import gi
@@ -73,11 +73,39 @@ def file_list(result):
     return paths
 
 
+def show(request, widget):
+    """Shows a widget in a window of its own with that title, and answers when it
+    can be seen."""
+    top = Gtk.Window(title=request["text"], default_width=240, default_height=120)
+    top.set_child(widget)
+    top.present()
+    while not top.get_mapped():
+        GLib.MainContext.default().iteration(True)
+    return {}
+
+
+def drag(request):
+    label = Gtk.Label(label="Drag me")
+    source = Gtk.DragSource(actions=Gdk.DragAction.COPY)
+    files = [Gio.File.new_for_path(p) for p in request["paths"]]
+    source.set_content(Gdk.ContentProvider.new_for_value(Gdk.FileList.new_from_list(files)))
+    label.add_controller(source)
+    return show(request, label)
+
+
+def link(request):
+    return show(request, Gtk.LinkButton(uri=request["paths"][0], label="Click me"))
+
+
 def answer(request):
     if request["op"] == "copy":
         return copy(request)
     if request["op"] == "paste":
         return paste(request)
+    if request["op"] == "drag":
+        return drag(request)
+    if request["op"] == "link":
+        return link(request)
     if request["op"] == "read":
         with open(request["paths"][0]) as f:
             return {"text": f.read()}
