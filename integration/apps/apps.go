@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"docportal/integration/session"
 )
 
 // Screen is an X server without a screen, that only who has its cookie may
@@ -136,6 +138,29 @@ func (s *Screen) Windows(class string) []string {
 		return nil
 	}
 	return strings.Fields(out)
+}
+
+// Drag drags from the middle of one window to a place on the display with the
+// left button, and drops there when over says that who is below has noticed.
+func (s *Screen) Drag(window string, x, y int, over func() (bool, error)) error {
+	width, height := s.size(window)
+	_, err := s.Xdotool("mousemove", "--sync", "--window", window, strconv.Itoa(width/2), strconv.Itoa(height/2), "mousedown", "1")
+	if err != nil {
+		return err
+	}
+	// A drag begins when the mouse has moved some way, and goes on when it moves.
+	step := 0
+	err = session.Await(startLimit, func() (bool, error) {
+		step++
+		if _, err := s.Xdotool("mousemove", "--sync", strconv.Itoa(x+step%20), strconv.Itoa(y)); err != nil {
+			return false, err
+		}
+		return over()
+	})
+	if _, up := s.Xdotool("mouseup", "1"); err == nil {
+		err = up
+	}
+	return err
 }
 
 // size is the size of a window, 0 by 0 if it is gone.

@@ -40,17 +40,7 @@ func BenchmarkUpload(b *testing.B) {
 		upload(asDocument)
 		upload(directly)
 	}
-	conn, err := d.Connect()
-	d.must(err)
-	var docs map[string][]byte
-	err = conn.Object("org.freedesktop.portal.Documents", "/org/freedesktop/portal/documents").
-		Call("org.freedesktop.portal.Documents.List", 0, FirefoxID).Store(&docs)
-	conn.Close()
-	d.must(err)
-	var paths []string
-	for _, p := range docs {
-		paths = append(paths, string(p[:len(p)-1]))
-	}
+	paths := d.documents(FirefoxID)
 	if !slices.Equal(paths, []string{asDocument}) {
 		d.Fatalf("Firefox's documents are %q; only %s should be one", paths, asDocument)
 	}

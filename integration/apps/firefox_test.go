@@ -154,6 +154,23 @@ func (d *desktop) file(name string, size int64) (string, Received) {
 	return path, Received{filepath.Base(name), size, hex.EncodeToString(sum.Sum(nil))}
 }
 
+// documents lists what an app was given, as paths on the host.
+func (d *desktop) documents(app string) []string {
+	d.Helper()
+	conn, err := d.Connect()
+	d.must(err)
+	defer conn.Close()
+	var docs map[string][]byte
+	err = conn.Object("org.freedesktop.portal.Documents", "/org/freedesktop/portal/documents").
+		Call("org.freedesktop.portal.Documents.List", 0, app).Store(&docs)
+	d.must(err)
+	var paths []string
+	for _, p := range docs {
+		paths = append(paths, strings.TrimSuffix(string(p), "\x00"))
+	}
+	return paths
+}
+
 // wantUpload checks that these files were sent, in any order.
 func (d *desktop) wantUpload(limit time.Duration, want ...Received) {
 	d.Helper()

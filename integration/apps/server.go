@@ -50,21 +50,31 @@ const page = `<!DOCTYPE html>
 <p id="status">nothing was sent
 <p><a id="download" href="/download">Download</a>
 <script>
+const status = document.getElementById("status");
+async function send(files) {
+	status.textContent = "sending " + files.length;
+	try {
+		const data = new FormData();
+		for (const f of files)
+			data.append("file", f, f.webkitRelativePath || f.name);
+		const answer = await fetch("/upload" + location.search, {method: "POST", body: data});
+		status.textContent = await answer.text();
+	} catch (e) {
+		status.textContent = "failed: " + e;
+		await fetch("/failed", {method: "POST", body: String(e)});
+	}
+}
 for (const input of document.querySelectorAll("input"))
-	input.onchange = async () => {
-		const status = document.getElementById("status");
-		status.textContent = "sending " + input.files.length;
-		try {
-			const data = new FormData();
-			for (const f of input.files)
-				data.append("file", f, f.webkitRelativePath || f.name);
-			const answer = await fetch("/upload" + location.search, {method: "POST", body: data});
-			status.textContent = await answer.text();
-		} catch (e) {
-			status.textContent = "failed: " + e;
-			await fetch("/failed", {method: "POST", body: String(e)});
-		}
-	};
+	input.onchange = () => send(input.files);
+// What is dropped anywhere on the page is sent as well.
+document.ondragover = e => {
+	e.preventDefault();
+	status.textContent = "over the page: " + Array.from(e.dataTransfer.types);
+};
+document.ondrop = e => {
+	e.preventDefault();
+	send(e.dataTransfer.files);
+};
 </script>
 `
 
