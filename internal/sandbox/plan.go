@@ -571,8 +571,10 @@ func (pl *Plan) own() error {
 	if err := pl.addOwn(rel, filepath.Join(h.Home, rel), Position{}); err != nil {
 		return err
 	}
-	for _, w := range p.Persistent {
-		if err := pl.addOwn(filepath.Join(rel, w.Text), filepath.Join(h.Home, w.Text), w.At); err != nil {
+	kept := slices.Clone(p.Persistent)
+	slices.SortStableFunc(kept, func(a, b Word) int { return strings.Count(a.Text, "/") - strings.Count(b.Text, "/") })
+	for _, w := range kept {
+		if err := pl.keep(filepath.Join(rel, w.Text), filepath.Join(h.Home, w.Text), w.At); err != nil {
 			return &ProfileError{w.At, "persistent", err.Error()}
 		}
 	}
@@ -588,6 +590,33 @@ func (pl *Plan) own() error {
 	}
 	pl.add(Mount{Kind: Symlink, Source: "/.flatpak-info", Dest: filepath.Join(h.RuntimeDir, "flatpak-info")})
 	pl.add(Mount{Kind: File, Dest: "/run/host/container-manager", Data: []byte("flatpak\n"), Perms: 0o444})
+	return nil
+}
+
+// keep plans a persistent path: a link to what lies below the app's own
+// directory. What the app opens by it has a path that is the same on the host,
+// by which the desktop portal finds the file when the app hands it over: a
+// download that another app is to open. Where something else of the host is
+// shown at that path, above it or below, it is a bind, which the portal cannot
+// follow.
+func (pl *Plan) keep(rel, dest string, at Position) error {
+	linked := false
+	for _, m := range pl.Mounts {
+		switch {
+		case m.Kind == Tmpfs:
+		case m.Kind == Symlink:
+			linked = linked || within(dest, m.Dest) // below one that is kept as well
+		case within(dest, m.Dest) || within(m.Dest, dest):
+			return pl.addOwn(rel, dest, at)
+		}
+	}
+	own := filepath.Join(pl.Host.Home, rel)
+	if err := pl.addOwn(rel, own, at); err != nil {
+		return err
+	}
+	if !linked {
+		pl.add(Mount{Kind: Symlink, Source: own, Dest: dest, At: at})
+	}
 	return nil
 }
 

@@ -299,10 +299,36 @@ func TestPlantedLinksInTheAppsOwnDirectoryAreRefused(t *testing.T) {
 
 func TestPersistentPathsAreKeptInTheAppsOwnDirectory(t *testing.T) {
 	h := testHost(t)
-	pl := mustPlan(t, h, "[Context]\npersistent=.foo/bar\n")
-	m := pl.shows(filepath.Join(h.Home, ".foo/bar"))
-	if m.Source != filepath.Join(h.Home, ".var/app/org.example.App/.foo/bar") || !m.create {
-		t.Errorf("shows %+v", m)
+	os.Mkdir(h.Home+"/Music", 0o700)
+	own := h.Home + "/.var/app/org.example.App"
+	for _, c := range []struct {
+		context, path string
+		link          bool
+	}{
+		{"persistent=.foo/bar\n", ".foo/bar", true},
+		{"persistent=.foo/bar;.foo\n", ".foo", true},
+		// Where something of the host is shown there cannot be a link.
+		{"persistent=.foo\nfilesystems=home\n", ".foo", false},
+		{"persistent=Music/new\nfilesystems=~/Music\n", "Music/new", false},
+		{"persistent=Music\nfilesystems=~/Music/new:create\n", "Music", false},
+	} {
+		pl := mustPlan(t, h, "[Context]\n"+c.context)
+		m := pl.shows(filepath.Join(h.Home, c.path))
+		if m.Source != filepath.Join(own, c.path) || (m.Kind == Symlink) != c.link {
+			t.Errorf("%q shows %+v", c.context, m)
+		}
+		if c.link {
+			m = pl.shows(filepath.Join(own, c.path))
+		}
+		if m.Kind != Bind || m.Source != filepath.Join(own, c.path) || !m.create {
+			t.Errorf("%q shows %+v", c.context, m)
+		}
+	}
+	// What lies in a kept directory is kept with it.
+	for _, m := range mustPlan(t, h, "[Context]\npersistent=.foo/bar;.foo\n").Mounts {
+		if m.Dest == h.Home+"/.foo/bar" {
+			t.Errorf("something is mounted through a link: %+v", m)
+		}
 	}
 }
 
@@ -502,7 +528,7 @@ func TestBindsForDocportal(t *testing.T) {
 	os.Mkdir(h.Home+"/Music", 0o700)
 	binds := mustPlan(t, h, "[Context]\nfilesystems=~/Music:ro\npersistent=keep\n").Binds()
 	own := h.Home + "/.var/app/org.example.App"
-	for _, want := range []string{"true " + h.Home + "/Music " + h.Home + "/Music", "false " + own + " " + own, "false " + own + "/keep " + h.Home + "/keep", "true /usr /usr"} {
+	for _, want := range []string{"true " + h.Home + "/Music " + h.Home + "/Music", "false " + own + " " + own, "false " + own + "/keep " + own + "/keep", "true /usr /usr"} {
 		found := false
 		for _, b := range binds {
 			found = found || want == map[bool]string{true: "true ", false: "false "}[b.ReadOnly]+b.Host+" "+b.Sandbox
