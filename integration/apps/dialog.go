@@ -192,6 +192,12 @@ func (d *Dialog) Home() error {
 	return d.settled()
 }
 
+// middle clicks in the middle.
+func (d *Dialog) middle() error {
+	width, height := d.screen.size(d.window)
+	return d.click(width/2, height/2)
+}
+
 // click clicks at a place in the dialog; negative numbers count from its right
 // and bottom.
 func (d *Dialog) click(x, y int) error {

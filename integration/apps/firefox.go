@@ -102,16 +102,19 @@ Version=2
 	)
 }
 
-// StartFirefox starts Firefox with sbx-run and its shipped profile, with the
-// options of sbx-run that are given, and connects to it. The caller ends it.
+// StartFirefox starts Firefox by its installed desktop entry, with the options
+// of sbx-run that are given, and connects to it. The caller ends it.
 func StartFirefox(s *session.Session, log *os.File, options ...string) (*Firefox, error) {
 	f := &Firefox{profile: filepath.Join(s.Home, ".mozilla/firefox", profileName), ended: make(chan struct{})}
 	port := filepath.Join(f.profile, "MarionetteActivePort")
 	if err := os.Remove(port); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	args := append(options, FirefoxID, "-P", profileName, "--marionette", "--remote-allow-system-access")
-	f.cmd = s.Command("sbx-run", args...)
+	args, err := commandLine(s, FirefoxID, options, []string{"-P", profileName, "--marionette", "--remote-allow-system-access"})
+	if err != nil {
+		return nil, err
+	}
+	f.cmd = s.Command(args[0], args[1:]...)
 	f.cmd.Stdout, f.cmd.Stderr = log, log
 	if err := s.Start(f.cmd); err != nil {
 		return nil, err
@@ -121,7 +124,7 @@ func StartFirefox(s *session.Session, log *os.File, options ...string) (*Firefox
 		close(f.ended)
 	}()
 	var address string
-	err := session.Await(startLimit, func() (bool, error) {
+	err = session.Await(startLimit, func() (bool, error) {
 		select {
 		case <-f.ended:
 			return false, fmt.Errorf("sbx-run ended: %v", f.err)

@@ -91,9 +91,8 @@ func start(t testing.TB) *desktop {
 			t.Errorf("after the session: %v", err)
 		}
 	})
-	if err := PrepareFirefox(d.Session); err != nil {
-		t.Fatal(err)
-	}
+	d.must(Install(d.Session, log, FirefoxID))
+	d.must(PrepareFirefox(d.Session))
 	return d
 }
 
@@ -469,7 +468,9 @@ func TestFirstStart(t *testing.T) {
 	d.must(os.RemoveAll(filepath.Join(d.Home, ".mozilla")))
 	var profiles []string
 	for i, name := range []string{"first", "second"} {
-		cmd := d.Command("sbx-run", FirefoxID, d.server.URL+"visit")
+		args, err := commandLine(d.Session, FirefoxID, nil, []string{d.server.URL + "visit"})
+		d.must(err)
+		cmd := d.Command(args[0], args[1:]...)
 		cmd.Stdout, cmd.Stderr = d.log, d.log
 		d.must(d.Start(cmd))
 		select {

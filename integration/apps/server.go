@@ -49,6 +49,7 @@ const page = `<!DOCTYPE html>
 </form>
 <p id="status">nothing was sent
 <p><a id="download" href="/download">Download</a>
+<p><a id="paper" href="/paper.pdf">A paper</a>
 <script>
 const status = document.getElementById("status");
 async function send(files) {
@@ -106,6 +107,7 @@ func StartServer(download []byte) (*Server, error) {
 		io.WriteString(w, page)
 	})
 	for path, content := range map[string][2]string{
+		"/paper.pdf":   {"application/pdf", string(pdf("What is printed."))},
 		"/picture":     {"text/html; charset=utf-8", picturePage},
 		"/plain":       {"text/html; charset=utf-8", "<!DOCTYPE html>\n<title>Plain</title>\n<p>" + plainText + "\n"},
 		"/picture.svg": {"image/svg+xml", picture},
