@@ -13,7 +13,8 @@ import (
 )
 
 // Marks around arguments that are files of the host, as in the desktop entries
-// that flatpak writes: "@@ FILE… @@" and "@@u URI… @@".
+// that flatpak writes: "@@ FILE… @@" and "@@u URI… @@", where an absolute path
+// is a file as well.
 const (
 	filesMark = "@@"
 	urisMark  = "@@u"
@@ -46,8 +47,9 @@ func (pl *Plan) forwarding() error {
 			command = append(command, arg)
 			continue
 		}
-		path := arg
-		if mark == urisMark {
+		// GLib puts the path of a local file even where its URI is asked for.
+		path, uri := arg, mark == urisMark && !filepath.IsAbs(arg)
+		if uri {
 			var local bool
 			if path, local = filePath(arg); !local {
 				command = append(command, arg) // as it is: nothing of the host's
@@ -58,7 +60,7 @@ func (pl *Plan) forwarding() error {
 		if err != nil {
 			return err
 		}
-		f.arg, f.uri = len(command), mark == urisMark
+		f.arg, f.uri = len(command), uri
 		command = append(command, spell(real, f.uri))
 		if pl.visible(real) {
 			f.File.Close()

@@ -32,6 +32,7 @@ func TestFilesBetweenMarksBecomeDocuments(t *testing.T) {
 		{"a directory", []string{"@@", dir, "@@"}, []string{doc + "/id/" + filepath.Base(dir)}},
 		{"a URI", []string{"@@u", asURI(letter), "@@"}, []string{asURI(doc + "/id/a letter.txt")}},
 		{"a URI of this machine", []string{"@@u", strings.Replace(asURI(letter), "://", "://localhost", 1), "@@"}, []string{asURI(doc + "/id/a letter.txt")}},
+		{"a path for a URI, as GLib's launcher has it", []string{"@@u", letter, "@@"}, []string{doc + "/id/a letter.txt"}},
 		{"other URIs", []string{"@@u", "https://example.org/a%20b", "mailto:a@b", "file://elsewhere/x", "@@"}, []string{"https://example.org/a%20b", "mailto:a@b", "file://elsewhere/x"}},
 		{"two groups", []string{"@@", letter, "@@", "a", "@@u", "x:y", "@@"}, []string{doc + "/id/a letter.txt", "a", "x:y"}},
 		{"what the app sees", []string{"@@", filepath.Join(h.Home, "shown/x.txt"), "@@"}, []string{filepath.Join(h.Home, "shown/x.txt")}},
@@ -69,6 +70,7 @@ func TestFilesThatCannotBeHandedOverEndTheStart(t *testing.T) {
 	}{
 		{[]string{"@@", letter + "x", "@@"}, "letter.txtx: no such file"},
 		{[]string{"@@u", "file://" + letter + "x", "@@"}, "letter.txtx: no such file"},
+		{[]string{"@@u", letter + "x", "@@"}, "letter.txtx: no such file"},
 		{[]string{"@@", "", "@@"}, "empty name"},
 		{[]string{"@@", "/dev/null", "@@"}, "neither a file nor a directory"},
 		{[]string{"@@", letter}, "no @@ at its end"},
