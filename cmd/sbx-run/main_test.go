@@ -198,7 +198,7 @@ func TestScripts(t *testing.T) {
 			"listen":      listen,
 			"instance":    instance,
 			"killed":      killed,
-			"interrupted": interruptedOn,
+			"talk":        talk,
 			"compositor":  compositor,
 			"background":  background,
 			"deadsocket":  deadSocket,

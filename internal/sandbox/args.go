@@ -99,7 +99,7 @@ func memfd(name string, data []byte) (*os.File, error) {
 func mountArgs(mounts []Mount, ft Features, fs *files) []string {
 	var args []string
 	var seal []string
-	for _, m := range mounts {
+	for i, m := range mounts {
 		if m.Perms != 0 && m.Kind != Bind && m.Kind != ROBind && m.Kind != DevBind {
 			args = append(args, "--perms", fmt.Sprintf("%04o", m.Perms))
 		}
@@ -120,7 +120,9 @@ func mountArgs(mounts []Mount, ft Features, fs *files) []string {
 			args = append(args, "--tmpfs", m.Dest)
 		case Mask:
 			args = append(args, "--tmpfs", m.Dest)
-			seal = append(seal, "--remount-ro", m.Dest)
+			if !covered(mounts[i+1:], m.Dest) {
+				seal = append(seal, "--remount-ro", m.Dest)
+			}
 		case Dir:
 			args = append(args, "--dir", m.Dest)
 		case Symlink:
