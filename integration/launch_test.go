@@ -24,7 +24,8 @@ var portalProgram string
 // person answers the desktop portal's questions about autostart and launchers,
 // and does with an autostart entry what GNOME's backend does with it.
 type person struct {
-	home string
+	home   string
+	choice string // the app that shall open files
 
 	mu    sync.Mutex
 	asked []string
@@ -84,12 +85,17 @@ func (p *person) RequestInstallToken(app string, _ map[string]dbus.Variant) (uin
 	return 2, nil
 }
 
+func (p *person) ChooseApplication(_ dbus.ObjectPath, app, _ string, choices []string, _ map[string]dbus.Variant) (uint32, map[string]dbus.Variant, *dbus.Error) {
+	p.say(fmt.Sprintf("ChooseApplication %s %v", app, slices.Contains(choices, p.choice)))
+	return 0, map[string]dbus.Variant{"choice": dbus.MakeVariant(p.choice)}, nil
+}
+
 // startPerson puts a person in the place of the portal's backend.
 func startPerson(t *testing.T, s *session.Session) *person {
 	t.Helper()
 	p := &person{home: s.Home}
 	conn := connect(t, s)
-	for _, name := range []string{"Access", "Background", "DynamicLauncher"} {
+	for _, name := range []string{"Access", "AppChooser", "Background", "DynamicLauncher"} {
 		if err := conn.Export(p, "/org/freedesktop/portal/desktop", "org.freedesktop.impl.portal."+name); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +103,7 @@ func startPerson(t *testing.T, s *session.Session) *person {
 	name := "org.freedesktop.impl.portal.desktop." + session.Desktop
 	writeFile(t, filepath.Join(s.Home, ".session/portals", session.Desktop+".portal"), `[portal]
 DBusName=`+name+`
-Interfaces=org.freedesktop.impl.portal.Access;org.freedesktop.impl.portal.Background;org.freedesktop.impl.portal.DynamicLauncher;
+Interfaces=org.freedesktop.impl.portal.Access;org.freedesktop.impl.portal.AppChooser;org.freedesktop.impl.portal.Background;org.freedesktop.impl.portal.DynamicLauncher;
 UseIn=`+session.Desktop+"\n")
 	if _, err := conn.RequestName(name, dbus.NameFlagDoNotQueue); err != nil {
 		t.Fatal(err)
@@ -219,5 +225,61 @@ func TestAutostartAndLaunchersStartTheApp(t *testing.T) {
 	}
 	if got := launched(t, s, launcher); got != said+"\n" {
 		t.Errorf("the launcher started %q", got)
+	}
+}
+
+// An installed app opens what the person, or another app by the portal, hands
+// it, and gets just that.
+func TestAnInstalledAppOpensFiles(t *testing.T) {
+	s := start(t)
+	p := startPerson(t, s)
+	p.choice = appB
+	system := filepath.Join(s.Home, ".session/system")
+	if err := os.MkdirAll(filepath.Join(system, "applications"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got := filepath.Join(s.Home, ".var/app", appB, "data/got")
+	writeFile(t, filepath.Join(system, "applications/viewer.desktop"), "[Desktop Entry]\nType=Application\nName=Viewer\nExec=/usr/bin/cp -v %F "+got+"\nMimeType=text/plain;\n")
+	installProfile(t, s, appA)
+	installProfile(t, s, appB)
+	writeFile(t, filepath.Join(s.Home, ".config/sbx/profiles", appB+".profile"), "[Application]\nname="+appB+"\ncommand=cp\n")
+	// The entry of the package is named after another program than the app.
+	writeFile(t, filepath.Join(system, "applications", appB+".desktop"), "[Desktop Entry]\nType=Application\nName=Viewer\nExec=/usr/bin/cp -v %F "+got+"\nMimeType=text/plain;\n")
+	cmd := s.Command("sbx-run", "--install", appB)
+	cmd.Env = append(cmd.Env, "XDG_DATA_DIRS="+system)
+	runs(t, s, cmd)
+
+	opened := func(want string) {
+		t.Helper()
+		if err := session.Await(10*time.Second, func() (bool, error) {
+			data, _ := os.ReadFile(got)
+			return string(data) == want, nil
+		}); err != nil {
+			data, _ := os.ReadFile(got)
+			t.Errorf("%v: the app got %q, want %q", err, data, want)
+		}
+		os.Remove(got)
+	}
+	// By the desktop.
+	writeFile(t, filepath.Join(s.Home, "a letter.txt"), "Dear all\n")
+	entry := filepath.Join(s.Home, ".local/share/applications", appB+".desktop")
+	runs(t, s, s.Command("/usr/bin/gio", "launch", entry, filepath.Join(s.Home, "a letter.txt")))
+	opened("Dear all\n")
+	// As a path in the view of all documents, which is what portals hand out.
+	conn := connect(t, s)
+	id := add(t, conn, filepath.Join(s.Home, "a letter.txt"), "", 0)
+	runs(t, s, s.Command("/usr/bin/gio", "launch", entry, filepath.Join(s.Runtime, "doc", id, "a letter.txt")))
+	opened("Dear all\n")
+	// By another app and the portal.
+	data := filepath.Join(s.Home, ".var/app", appA, "data")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(data, "note.txt"), "from app A\n")
+	runs(t, s, s.Command("sbx-run", "--command=python3", appA, "-c", portalProgram,
+		"?OpenURI.OpenFile", "('', FILE("+filepath.Join(data, "note.txt")+"), {'handle_token': <'TOKEN'>, 'ask': <true>})"))
+	opened("from app A\n")
+	if want := []string{"ChooseApplication " + appA + " true"}; !slices.Equal(p.asked, want) {
+		t.Errorf("the person was asked %q, want %q", p.asked, want)
 	}
 }

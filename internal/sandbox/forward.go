@@ -90,26 +90,42 @@ func openForwarded(path string) (f Handed, real string, err error) {
 	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
 		err = fmt.Errorf("%s is neither a file nor a directory", path)
 	}
-	at := fmt.Sprintf("/proc/self/fd/%d", fd)
 	if err == nil {
-		real, err = os.Readlink(at)
-	}
-	if err == nil && !filepath.IsAbs(real) {
-		err = fmt.Errorf("%s has no path", path)
+		real, err = whereIs(f.File)
 	}
 	if err != nil {
 		f.File.Close()
 		return f, "", err
 	}
 	f.Directory = info.IsDir()
-	f.Writable = unix.Access(at, unix.W_OK) == nil
+	f.Writable = unix.Access(fmt.Sprintf("/proc/self/fd/%d", fd), unix.W_OK) == nil
 	return f, real, nil
+}
+
+// whereIs is the path of an open file, without links. In the view of documents
+// the kernel takes every name for deleted, as none is cached.
+func whereIs(f *os.File) (string, error) {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	var open unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &open); err != nil {
+		return "", err
+	}
+	for _, p := range []string{path, strings.TrimSuffix(path, " (deleted)")} {
+		var st unix.Stat_t
+		if filepath.IsAbs(p) && unix.Lstat(p, &st) == nil && st.Dev == open.Dev && st.Ino == open.Ino {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not at any path", f.Name())
 }
 
 // filePath is the path that a file: URI of this machine names.
 func filePath(uri string) (path string, ok bool) {
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "file" || u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || strings.ContainsRune(u.Path, 0) {
+	if err != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Scheme != "file" || u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || strings.ContainsRune(u.Path, 0) {
 		return "", false
 	}
 	return u.Path, true
@@ -135,16 +151,16 @@ func (s *Starter) handOver(ctx context.Context, pl *Plan, documents bool) error 
 	ctx, cancel := context.WithTimeout(ctx, documentsWait)
 	defer cancel()
 	for _, f := range pl.handed {
+		real, err := whereIs(f.File)
+		if err != nil {
+			return fmt.Errorf("handing %s to the app: %w", f.File.Name(), err)
+		}
 		id, err := s.Forward(ctx, pl.Profile.Name, f)
 		if err != nil {
 			return fmt.Errorf("handing %s to the app: %w", f.File.Name(), err)
 		}
 		if id == "" || strings.Contains(id, "/") || id == "." || id == ".." {
 			return fmt.Errorf("handing %s to the app: the document portal answered %q", f.File.Name(), id)
-		}
-		real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.File.Fd()))
-		if err != nil {
-			return err
 		}
 		path := filepath.Join(pl.Host.RuntimeDir, "doc", id, filepath.Base(real))
 		pl.Command[f.arg] = spell(path, f.uri)

@@ -19,6 +19,8 @@ func TestFilesBetweenMarksBecomeDocuments(t *testing.T) {
 	if err := os.Symlink(letter, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
+	odd := filepath.Join(dir, "50% (deleted)")
+	write(t, odd, "")
 	doc := filepath.Join(h.RuntimeDir, "doc")
 	asURI := func(path string) string { return "file://" + strings.ReplaceAll(path, " ", "%20") }
 	for _, c := range []struct {
@@ -34,6 +36,10 @@ func TestFilesBetweenMarksBecomeDocuments(t *testing.T) {
 		{"a URI of this machine", []string{"@@u", strings.Replace(asURI(letter), "://", "://localhost", 1), "@@"}, []string{asURI(doc + "/id/a letter.txt")}},
 		{"a path for a URI, as GLib's launcher has it", []string{"@@u", letter, "@@"}, []string{doc + "/id/a letter.txt"}},
 		{"other URIs", []string{"@@u", "https://example.org/a%20b", "mailto:a@b", "file://elsewhere/x", "@@"}, []string{"https://example.org/a%20b", "mailto:a@b", "file://elsewhere/x"}},
+		{"what is no file's URI", []string{"@@u", asURI(letter) + "?x", asURI(letter) + "#x", "file:letter.txt", "file:///%zz", "file:///a%00b", "", "@@"},
+			[]string{asURI(letter) + "?x", asURI(letter) + "#x", "file:letter.txt", "file:///%zz", "file:///a%00b", ""}},
+		{"escapes and an odd name", []string{"@@u", "FILE:" + strings.ReplaceAll(odd, "%", "%25") + "", "@@", "@@", odd, "@@"},
+			[]string{asURI(doc + "/id/50%25 %28deleted%29"), doc + "/id/50% (deleted)"}},
 		{"two groups", []string{"@@", letter, "@@", "a", "@@u", "x:y", "@@"}, []string{doc + "/id/a letter.txt", "a", "x:y"}},
 		{"what the app sees", []string{"@@", filepath.Join(h.Home, "shown/x.txt"), "@@"}, []string{filepath.Join(h.Home, "shown/x.txt")}},
 	} {
@@ -82,6 +88,21 @@ func TestFilesThatCannotBeHandedOverEndTheStart(t *testing.T) {
 				pl.Close()
 			}
 		}
+	}
+	// One that goes before it is handed over.
+	gone := filepath.Join(filepath.Dir(letter), "gone.txt")
+	write(t, gone, "")
+	pl, err := NewPlan(p, h, "sbx-00000001", Request{Args: []string{"@@", gone, "@@"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pl.Close()
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	err = (&Starter{Forward: func(context.Context, string, Handed) (string, error) { return "id", nil }}).handOver(context.Background(), pl, true)
+	if err == nil || !strings.Contains(err.Error(), "is not at any path") {
+		t.Errorf("a deleted file: %v", err)
 	}
 	answer := func(id string, err error) *Starter {
 		return &Starter{Forward: func(context.Context, string, Handed) (string, error) { return id, err }}
