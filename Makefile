@@ -48,7 +48,7 @@ man:
 
 install: bin/docportal bin/sbx-run
 	mkdir -p "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(DATADIR)/dbus-1/services" \
-		"$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/doc/docportal" \
+		"$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/sbx/system" "$(DESTDIR)$(DATADIR)/doc/docportal" \
 		"$(DESTDIR)$(DATADIR)/licenses/docportal"
 	install -m 755 bin/docportal bin/sbx-run "$(DESTDIR)$(BINDIR)/"
 	for f in dbus/*.service.in; do \
@@ -58,6 +58,7 @@ install: bin/docportal bin/sbx-run
 	for f in profiles/*.profile; do \
 		test ! -e "$$f" || install -m 644 "$$f" "$(DESTDIR)$(DATADIR)/sbx/profiles/" || exit 1; \
 	done
+	install -m 644 profiles/system/*.profile "$(DESTDIR)$(DATADIR)/sbx/system/"
 	mkdir -p "$(DESTDIR)$(DATADIR)/bash-completion/completions" \
 		"$(DESTDIR)$(DATADIR)/fish/vendor_completions.d" "$(DESTDIR)$(DATADIR)/zsh/site-functions"
 	for p in docportal sbx-run; do \
@@ -97,13 +98,16 @@ uninstall:
 	for f in profiles/*.profile; do \
 		rm -f "$(DESTDIR)$(DATADIR)/sbx/profiles/$$(basename "$$f")"; \
 	done
+	for f in profiles/system/*.profile; do \
+		rm -f "$(DESTDIR)$(DATADIR)/sbx/system/$$(basename "$$f")"; \
+	done
 	for p in docportal sbx-run; do \
 		rm -f "$(DESTDIR)$(DATADIR)/bash-completion/completions/$$p" \
 			"$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/$$p.fish" \
 			"$(DESTDIR)$(DATADIR)/zsh/site-functions/_$$p"; \
 	done
 	rm -rf "$(DESTDIR)$(DATADIR)/doc/docportal" "$(DESTDIR)$(DATADIR)/licenses/docportal"
-	rmdir "$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/sbx" 2>/dev/null || true
+	rmdir "$(DESTDIR)$(DATADIR)/sbx/profiles" "$(DESTDIR)$(DATADIR)/sbx/system" "$(DESTDIR)$(DATADIR)/sbx" 2>/dev/null || true
 
 demo:
 	scripts/setup run

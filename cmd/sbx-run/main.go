@@ -176,6 +176,9 @@ func (o *options) run(w *worker) (int, error) {
 		}
 		return doctor.Main(w.ctx, doctor.Options{App: app, ProfileDirs: dirs}, false, os.Stdout, os.Stderr), nil
 	}
+	if o.System != "" {
+		return o.daemon(w)
+	}
 	if o.Install || o.Uninstall {
 		return 0, o.integrate(dirs)
 	}

@@ -47,6 +47,7 @@ type options struct {
 	Uninstall      bool       `help:"Take away what --install made."`
 	List           bool       `help:"List profiles and running sandboxes."`
 	Doctor         bool       `help:"Say what is missing or wrong on this machine for sandboxes and portals to work, for APP if one is named."`
+	System         string     `placeholder:"NAME" help:"As root: run a daemon of the system in its sandbox. NAME is the name or the path of its profile; arguments go to the daemon."`
 	Verbose        bool       `help:"Say more."`
 	Version        kong.VersionFlag
 

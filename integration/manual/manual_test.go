@@ -171,6 +171,12 @@ func TestCommandLines(t *testing.T) {
 					write(filepath.Join(profiles, id+".profile"), profile)
 				}
 			}
+			// The daemon's profile that sbx-profile(5) shows.
+			for _, block := range blocks("sbx-profile.5.scd", read(t, "sbx-profile.5.scd")) {
+				if slices.Contains(block, "[Sandbox]") {
+					write(filepath.Join(s.Home, "dnsmasq.profile"), strings.Join(block, "\n")+"\n")
+				}
+			}
 			ran := 0
 			for _, block := range blocks(name, text) {
 				letter(t, s)

@@ -202,8 +202,10 @@ func (pl *Plan) proxyOptions(ft Features, fs *files, info *os.File) []string {
 // proxyRules are the proxy's own arguments.
 func (pl *Plan) proxyRules(fs *files, sync *os.File) []string {
 	rules := []string{"--fd=" + fs.add(sync)}
-	rules = append(rules, pl.Host.SessionBus.Address, proxyDir+"/session")
-	rules = append(rules, pl.Session...)
+	if pl.as == nil {
+		rules = append(rules, pl.Host.SessionBus.Address, proxyDir+"/session")
+		rules = append(rules, pl.Session...)
+	}
 	if pl.SystemBus {
 		rules = append(rules, pl.Host.SystemBus.Address, proxyDir+"/system")
 		rules = append(rules, pl.System...)
@@ -226,30 +228,39 @@ type appFiles struct {
 func (pl *Plan) appBwrap(ft Features, fs *files, a appFiles) []string {
 	args := []string{"--args", fs.data("bwrap-args", join(pl.appOptions(ft, fs, a))), "--"}
 	g := a.gate
-	return append(args, gateCommand(fs.add(g.exe), fs.add(g.innerOpen), fs.add(g.innerHello), a.defaults, pl.Command)...)
+	return append(args, gateCommand(fs.add(g.exe), fs.add(g.innerOpen), fs.add(g.innerHello), a.defaults, pl.as, pl.Command)...)
 }
 
 // appArgv is the app's command line with nothing in files, for people.
 func (pl *Plan) appArgv(ft Features) []string {
 	fs := &files{dry: true}
 	args := append(pl.appOptions(ft, fs, appFiles{}), "--")
-	return append(args, gateCommand(fs.add(nil), fs.add(nil), fs.add(nil), nil, pl.Command)...)
+	return append(args, gateCommand(fs.add(nil), fs.add(nil), fs.add(nil), nil, pl.as, pl.Command)...)
 }
 
 // appOptions are the options of the app's bwrap.
 func (pl *Plan) appOptions(ft Features, fs *files, a appFiles) []string {
-	args := []string{"--unshare-user", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"}
+	args := []string{"--unshare-user"}
+	if pl.as != nil {
+		// A daemon's capabilities are worth something in the machine's own
+		// namespace only, and the gate becomes its user.
+		args = pl.as.capabilityOptions()
+	}
+	args = append(args, "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try")
 	if !pl.IPC {
 		args = append(args, "--unshare-ipc")
 	}
 	if !pl.Network {
 		args = append(args, "--unshare-net")
 	}
-	if ft.DisableUsers && !has(pl.Profile.Features, "userns") {
+	if pl.as == nil && ft.DisableUsers && !has(pl.Profile.Features, "userns") {
 		args = append(args, "--disable-userns")
 	}
 	args = append(args, "--die-with-parent",
-		"--info-fd", fs.add(a.info), "--block-fd", fs.add(a.block), "--sync-fd", fs.add(a.sync))
+		"--info-fd", fs.add(a.info), "--block-fd", fs.add(a.block))
+	if pl.as == nil || pl.SystemBus {
+		args = append(args, "--sync-fd", fs.add(a.sync))
+	}
 	args = append(args, mountArgs(slices.Concat(pl.Mounts, infoMounts(pl.Metadata)), ft, fs)...)
 	args = append(args, "--seccomp", fs.data("seccomp", pl.seccomp))
 	args = append(args, "--lock-file", filepath.Join(pl.Host.instances(), pl.Instance, ".ref"))

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -36,6 +37,10 @@ func (pl *Plan) Print(out io.Writer) error {
 	fmt.Fprintf(w, "Profile   %s\n", strings.Join(p.Files, ", "))
 	fmt.Fprintf(w, "Program   %s\n", quoted(pl.Command))
 	fmt.Fprintf(w, "Starts in %s\n", pl.Cwd)
+	if d := p.Daemon; d != nil {
+		fmt.Fprintf(w, "User      %s\n", cmp.Or(d.User, "root"))
+		fmt.Fprintf(w, "Powers    %s\n", cmp.Or(strings.Join(d.Capabilities, ", "), "none"))
+	}
 	fmt.Fprintf(w, "Network   %s\n", map[bool]string{true: "the host's", false: "none"}[pl.Network])
 	for _, n := range p.Notes() {
 		fmt.Fprintf(w, "Note      %s\n", n)
@@ -70,10 +75,12 @@ func (pl *Plan) Print(out io.Writer) error {
 			fmt.Fprintf(w, "  own    %s\n", m.Dest)
 		}
 	}
-	fmt.Fprintf(w, "  rw     %s  (its documents, if there is a document portal)\n", filepath.Join(pl.Host.RuntimeDir, "doc"))
-	fmt.Fprintf(w, "\nSession bus\n")
-	for _, r := range pl.Session {
-		printRule(w, r)
+	if pl.as == nil {
+		fmt.Fprintf(w, "  rw     %s  (its documents, if there is a document portal)\n", filepath.Join(pl.Host.RuntimeDir, "doc"))
+		fmt.Fprintf(w, "\nSession bus\n")
+		for _, r := range pl.Session {
+			printRule(w, r)
+		}
 	}
 	if pl.SystemBus {
 		fmt.Fprintf(w, "\nSystem bus\n")

@@ -32,19 +32,20 @@ const exitNoGate = 125
 // gateCommand is the command line of a gate in front of command. The
 // descriptors' numbers are those in the sandbox: exe is this program, go_ is
 // where the line comes from, hello is where the gate says that it is there.
-// Defaults are the signals that bwrap ignores and the app must not.
-func gateCommand(exe, open, hello string, defaults []syscall.Signal, command []string) []string {
+// Defaults are the signals that bwrap ignores and the app must not; as is who
+// the gate becomes before it says hello, nil for nobody else.
+func gateCommand(exe, open, hello string, defaults []syscall.Signal, as *processIdentity, command []string) []string {
 	var numbers []string
 	for _, sig := range defaults {
 		numbers = append(numbers, strconv.Itoa(int(sig)))
 	}
-	return append([]string{gatePrefix + exe, gateMark, exe, open, hello, strings.Join(numbers, ","), "--"}, command...)
+	return append([]string{gatePrefix + exe, gateMark, exe, open, hello, strings.Join(numbers, ","), as.String(), "--"}, command...)
 }
 
 // IsGate reports whether a process with these arguments is a gate, which must
 // call Gate before anything else.
 func IsGate(args []string) bool {
-	return len(args) > 7 && strings.HasPrefix(args[0], gatePrefix) && args[1] == gateMark && args[6] == "--"
+	return len(args) > 8 && strings.HasPrefix(args[0], gatePrefix) && args[1] == gateMark && args[7] == "--"
 }
 
 // Gate waits for the line, becomes the app and does not return; if that fails
@@ -60,6 +61,16 @@ func Gate(args []string) int {
 		fds[i] = fd
 	}
 	open, hello := fds[1], fds[2]
+	if args[6] != "" {
+		as, err := parseIdentity(args[6])
+		if err == nil {
+			err = as.become()
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+			return exitNoGate
+		}
+	}
 	if _, err := unix.Write(hello, []byte{1}); err != nil {
 		return exitNoGate
 	}
@@ -84,7 +95,7 @@ func Gate(args []string) int {
 			signal.Notify(make(chan os.Signal, 1), syscall.Signal(sig))
 		}
 	}
-	command := args[7:]
+	command := args[8:]
 	err := syscall.Exec(command[0], command, os.Environ())
 	fmt.Fprintf(os.Stderr, "sbx-run: %s: %v\n", command[0], err)
 	if errors.Is(err, unix.ENOENT) {

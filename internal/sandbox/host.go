@@ -53,17 +53,26 @@ func NewHost(environ []string) (*Host, error) {
 	if h.SessionBus, err = ParseAddress(address, h.RuntimeDir); err != nil {
 		return nil, fmt.Errorf("session bus: %w", err)
 	}
-	address = h.Env["DBUS_SYSTEM_BUS_ADDRESS"]
+	h.SystemBus, err = systemBus(h.Env["DBUS_SYSTEM_BUS_ADDRESS"])
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// systemBus reads the address of the system bus, which need not be set.
+func systemBus(address string) (BusAddress, error) {
 	if address == "" {
 		address = "unix:path=/run/dbus/system_bus_socket"
 		if _, err := os.Stat("/run/dbus/system_bus_socket"); err != nil {
 			address = "unix:path=/var/run/dbus/system_bus_socket"
 		}
 	}
-	if h.SystemBus, err = ParseAddress(address, h.RuntimeDir); err != nil {
-		return nil, fmt.Errorf("system bus: %w", err)
+	a, err := ParseAddress(address, "/nonexistent")
+	if err != nil {
+		return a, fmt.Errorf("system bus: %w", err)
 	}
-	return h, nil
+	return a, nil
 }
 
 // Getenv returns a variable of the session, "" if it is not set.

@@ -76,6 +76,8 @@ type Plan struct {
 	// session has one.
 	Accessible       bool
 	accessibilityBus BusAddress
+	// as is who the program becomes; nil for an app, which is who starts it.
+	as *processIdentity
 	// compositor is a connection to the Wayland compositor whose socket is
 	// planned at waylandDest, nil without one.
 	compositor  *net.UnixConn
@@ -126,6 +128,9 @@ const sandboxPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games:/u
 func NewPlan(p *Profile, h *Host, instance string, r Request) (*Plan, error) {
 	if err := checkID(p.Name); err != nil {
 		return nil, &ProfileError{p.NameAt, "name", err.Error()}
+	}
+	if p.Daemon != nil {
+		return nil, &ProfileError{p.NameAt, groupSandbox, "this is for daemons, which --system starts"}
 	}
 	pl := &Plan{
 		Profile: p, Host: h, Instance: instance,

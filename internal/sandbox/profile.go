@@ -90,6 +90,7 @@ type Profile struct {
 	Session     []BusName
 	System      []BusName
 	Env         []EnvVar
+	Daemon      *Daemon  // nil for an app
 	Files       []string // the files it was read from, in order
 }
 
@@ -137,7 +138,7 @@ func (p *Profile) AddFile(path string, data []byte) error {
 		return syntaxError(path, "", err)
 	}
 	p.Files = append(p.Files, path)
-	groups := []string{groupApplication, groupContext, groupSession, groupSystem, groupEnvironment}
+	groups := []string{groupApplication, groupContext, groupSession, groupSystem, groupEnvironment, groupSandbox}
 	for _, g := range f.Groups() {
 		for _, e := range g.Entries() {
 			at := Position{path, e.Line}
@@ -146,6 +147,8 @@ func (p *Profile) AddFile(path string, data []byte) error {
 				err = p.addApplication(path, e)
 			case groupContext:
 				err = p.addContext(path, e)
+			case groupSandbox:
+				err = p.addSandbox(path, e)
 			case groupSession, groupSystem:
 				var value string
 				if value, err = e.String(); err == nil {
@@ -162,6 +165,9 @@ func (p *Profile) AddFile(path string, data []byte) error {
 			if err != nil {
 				return syntaxError(path, e.Key, err)
 			}
+		}
+		if g.Name == groupSandbox && p.Daemon == nil {
+			p.Daemon = new(Daemon)
 		}
 		if !slices.Contains(groups, g.Name) {
 			return &ProfileError{Position{path, g.Line}, "", fmt.Sprintf("unknown group [%s]%s", g.Name, didYouMean(g.Name, groups))}

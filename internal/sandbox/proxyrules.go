@@ -24,6 +24,9 @@ func sessionRules(p *Profile) []string {
 
 // systemRules are xdg-dbus-proxy's options for the system bus.
 func systemRules(p *Profile) []string {
+	if p.Daemon != nil && p.Daemon.OpenBus {
+		return nil
+	}
 	return append([]string{"--filter"}, policyRules(p.System)...)
 }
 

@@ -18,6 +18,9 @@ type Filter struct {
 	Multiarch bool // programs of the machine's second architecture may run
 	Bluetooth bool // sockets of the family BLUETOOTH
 	CAN       bool // sockets of the family CAN
+	Packet    bool // sockets of the family PACKET: frames as they are on the wire
+	QIPCRTR   bool // sockets of the family QIPCRTR: modems in phones
+	ALG       bool // sockets of the family ALG: the kernel's ciphers
 }
 
 func filterOf(p *Profile) Filter {
@@ -27,6 +30,9 @@ func filterOf(p *Profile) Filter {
 		Multiarch: has(p.Features, "multiarch"),
 		Bluetooth: has(p.Features, "bluetooth"),
 		CAN:       has(p.Features, "canbus"),
+		Packet:    p.Daemon.family("packet"),
+		QIPCRTR:   p.Daemon.family("qipcrtr"),
+		ALG:       p.Daemon.family("alg"),
 	}
 }
 
@@ -70,6 +76,15 @@ func (f Filter) families() []uint32 {
 	}
 	if f.CAN {
 		list = append(list, unix.AF_CAN)
+	}
+	if f.Packet {
+		list = append(list, unix.AF_PACKET)
+	}
+	if f.QIPCRTR {
+		list = append(list, unix.AF_QIPCRTR)
+	}
+	if f.ALG {
+		list = append(list, unix.AF_ALG)
 	}
 	return list
 }

@@ -34,7 +34,7 @@ var packaged = map[string]struct{ entry, program string }{
 // nor what apps share: files come through the portal.
 func TestShippedProfiles(t *testing.T) {
 	const dir, maxLines = "../../profiles", 12
-	paths, err := filepath.Glob(filepath.Join(dir, "*"))
+	paths, err := filepath.Glob(filepath.Join(dir, "*.*"))
 	if err != nil || len(paths) != len(packaged) {
 		t.Fatalf("%d profiles, want %d: %v", len(paths), len(packaged), err)
 	}

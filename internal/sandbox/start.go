@@ -87,7 +87,11 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	// Whatever the start has made goes when we return, in reverse.
 	var made cleanup
 	defer made.run()
-	app, err := s.start(starting, pl, &made)
+	start := s.start
+	if pl.as != nil {
+		start = s.startDaemon
+	}
+	app, err := start(starting, pl, &made)
 	close(started)
 	<-watched
 	if cause := context.Cause(starting); cause != nil { // more to the point than what it led to
@@ -103,7 +107,9 @@ func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 		return 0, err
 	}
 	pl.Close()
-	s.warnOld(ctx, pl.Host) // not before: nothing waits for it
+	if pl.as == nil {
+		s.warnOld(ctx, pl.Host) // not before: nothing waits for it
+	}
 	return app.wait(ctx, s.Signals)
 }
 
@@ -460,6 +466,10 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 			cmd.Stdout = s.ProxyLog
 		}
 		cmd.SysProcAttr.Setsid = true // ^C is for the app
+		if pl.as != nil && pl.as.uid != 0 {
+			// The bus lets the daemon's user own its names.
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(pl.as.uid), Gid: uint32(pl.as.gid)}
+		}
 	})
 	if err != nil {
 		infoR.Close()
@@ -491,7 +501,10 @@ func (p *proxyPart) ready(ctx context.Context, pl *Plan) error {
 // root of the process that listens on the socket the app gets.
 func (p *proxyPart) check(pl *Plan) error {
 	dir := filepath.Join(pl.Host.instances(), pl.Instance, "proxy")
-	sockets := []string{filepath.Join(dir, "session")}
+	var sockets []string
+	if pl.as == nil {
+		sockets = append(sockets, filepath.Join(dir, "session"))
+	}
 	if pl.SystemBus {
 		sockets = append(sockets, filepath.Join(dir, "system"))
 	}
@@ -576,6 +589,7 @@ type appPart struct {
 	thread chan struct{}
 }
 
+// startApp starts the app's bwrap; proxy is nil where the app has no bus.
 func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) (*appPart, error) {
 	infoR, infoW, err := os.Pipe()
 	if err != nil {
@@ -596,7 +610,11 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 	}
 	defer g.started()
 	fs := &files{id: pl.Instance}
-	args := pl.appBwrap(ft, fs, appFiles{infoW, blockR, proxy.sync, g, s.Defaults})
+	given := appFiles{infoW, blockR, nil, g, s.Defaults}
+	if proxy != nil {
+		given.sync = proxy.sync
+	}
+	args := pl.appBwrap(ft, fs, given)
 	a := &appPart{block: blockW, gate: g, thread: make(chan struct{})}
 	started := make(chan error)
 	go func() {
@@ -625,7 +643,9 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 	}
 	a.reap()
 	// From now on the app's bwrap alone keeps the proxy.
-	proxy.sync.Close()
+	if proxy != nil {
+		proxy.sync.Close()
+	}
 	return a, nil
 }
 
@@ -649,6 +669,9 @@ func (a *appPart) identify(ctx context.Context, pl *Plan, in *Instance, proxy *p
 		if err := a.compare(ctx, pl); err != nil {
 			return err
 		}
+	}
+	if proxy == nil {
+		return nil
 	}
 	if err := proxy.check(pl); err != nil {
 		return fmt.Errorf("xdg-dbus-proxy: %w", err)

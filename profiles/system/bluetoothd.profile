@@ -1,0 +1,11 @@
+[Application]
+command=/usr/libexec/bluetooth/bluetoothd;/usr/lib/bluetooth/bluetoothd;
+[Context]
+shared=network;
+devices=all;
+features=bluetooth;
+[Sandbox]
+bus=unfiltered
+capabilities=net_admin;net_bind_service;
+state=/var/lib/bluetooth;
+families=alg;

@@ -1,0 +1,7 @@
+[Application]
+command=/usr/libexec/geoclue;
+[Context]
+shared=network;
+[Sandbox]
+bus=unfiltered
+user=geoclue
