@@ -37,6 +37,16 @@ func (p *person) say(what string) {
 	p.asked = append(p.asked, what)
 }
 
+// wantAsked compares all that the person was asked.
+func (p *person) wantAsked(t *testing.T, want ...string) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(p.asked, want) {
+		t.Errorf("the person was asked\n%q\nwant\n%q", p.asked, want)
+	}
+}
+
 func (p *person) EnableAutostart(app string, enable bool, command []string, flags uint32) (bool, *dbus.Error) {
 	p.say(fmt.Sprintf("EnableAutostart %s %v %q %d", app, enable, command, flags))
 	var quoted []string
@@ -90,10 +100,11 @@ func (p *person) ChooseApplication(_ dbus.ObjectPath, app, _ string, choices []s
 	return 0, map[string]dbus.Variant{"choice": dbus.MakeVariant(p.choice)}, nil
 }
 
-// startPerson puts a person in the place of the portal's backend.
-func startPerson(t *testing.T, s *session.Session) *person {
+// startPerson puts a person in the place of the portal's backend, who opens
+// files with the chosen app.
+func startPerson(t *testing.T, s *session.Session, choice string) *person {
 	t.Helper()
-	p := &person{home: s.Home}
+	p := &person{home: s.Home, choice: choice}
 	conn := connect(t, s)
 	for _, name := range []string{"Access", "AppChooser", "Background", "DynamicLauncher"} {
 		if err := conn.Export(p, "/org/freedesktop/portal/desktop", "org.freedesktop.impl.portal."+name); err != nil {
@@ -184,7 +195,7 @@ const tell = `{ echo "$FLATPAK_ID" "$@"; echo end; } > "$XDG_DATA_HOME/new"; mv 
 // is no flatpak, and cannot take a file of the person's along.
 func TestAutostartAndLaunchersStartTheApp(t *testing.T) {
 	s := start(t)
-	p := startPerson(t, s)
+	p := startPerson(t, s, "")
 	standIn(t, s)
 	installProfile(t, s, appA)
 	writeFile(t, filepath.Join(s.Home, "secret"), "secret\n")
@@ -207,13 +218,10 @@ func TestAutostartAndLaunchersStartTheApp(t *testing.T) {
 		"?Background.RequestBackground", background,
 		"?DynamicLauncher.PrepareInstall", prepare, "DynamicLauncher.Install", entry))
 	t.Log(got)
-	want := []string{
+	p.wantAsked(t,
 		fmt.Sprintf(`EnableAutostart %s true ["flatpak" "run" "--command=sh" %q "-c" %q "sh" "a b" "@@" %q "@@" "$x"] 0`, appA, appA, tell, secret),
-		"PrepareInstall " + appA + " Launcher",
-	}
-	if !slices.Equal(p.asked, want) {
-		t.Errorf("the person was asked\n%q\nwant\n%q", p.asked, want)
-	}
+		"PrepareInstall "+appA+" Launcher",
+	)
 
 	said := appA + " a b @@ " + secret + " @@"
 	if got := launched(t, s, filepath.Join(s.Home, ".config/autostart", appA+".desktop")); got != said+" $x\n" {
@@ -232,8 +240,7 @@ func TestAutostartAndLaunchersStartTheApp(t *testing.T) {
 // it, and gets just that.
 func TestAnInstalledAppOpensFiles(t *testing.T) {
 	s := start(t)
-	p := startPerson(t, s)
-	p.choice = appB
+	p := startPerson(t, s, appB)
 	system := filepath.Join(s.Home, ".session/system")
 	if err := os.MkdirAll(filepath.Join(system, "applications"), 0o700); err != nil {
 		t.Fatal(err)
@@ -279,7 +286,5 @@ func TestAnInstalledAppOpensFiles(t *testing.T) {
 	runs(t, s, s.Command("sbx-run", "--command=python3", appA, "-c", portalProgram,
 		"?OpenURI.OpenFile", "('', FILE("+filepath.Join(data, "note.txt")+"), {'handle_token': <'TOKEN'>, 'ask': <true>})"))
 	opened("from app A\n")
-	if want := []string{"ChooseApplication " + appA + " true"}; !slices.Equal(p.asked, want) {
-		t.Errorf("the person was asked %q, want %q", p.asked, want)
-	}
+	p.wantAsked(t, "ChooseApplication "+appA+" true")
 }
