@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -345,4 +346,45 @@ func TestNoRemount(t *testing.T) {
 	if len(mounts) != 1 {
 		t.Error("not mounted by the next call")
 	}
+}
+
+// TestByAppListsWhoHasADocumentOrRuns: and knows every other app that is asked
+// for.
+func TestByAppListsWhoHasADocumentOrRuns(t *testing.T) {
+	s := newSession(t, options{})
+	byApp := filepath.Join(s.mountPoint(), "by-app")
+	want := func(what string, apps ...string) {
+		t.Helper()
+		var got []string
+		entries, err := os.ReadDir(byApp)
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if err != nil || !slices.Equal(got, apps) {
+			t.Errorf("%s: %q %v, want %q", what, got, err, apps)
+		}
+	}
+	want("at first")
+	id := s.addFull(s.host, all, appA, []string{"read"}, open{Path: s.file("f", "")})[0]
+	s.must(s.host, "GrantPermissions", nil, id, "org.example.C", []string{"write"})
+	want("with a document that may be read", appA)
+	i := s.instance(appB, nil)
+	want("and an instance", appA, appB)
+	// Its lock is let go, but nobody has tidied up.
+	if err := os.Rename(filepath.Join(s.runtime, ".flatpak", "sbx-0123abcd"), filepath.Join(s.runtime, ".flatpak", "kept")); err != nil {
+		t.Fatal(err)
+	}
+	i.end()
+	if err := os.Rename(filepath.Join(s.runtime, ".flatpak", "kept"), filepath.Join(s.runtime, ".flatpak", "sbx-0123abcd")); err != nil {
+		t.Fatal(err)
+	}
+	want("without its lock", appA)
+	s.must(s.host, "RevokePermissions", nil, id, appA, []string{"read"})
+	want("after it was taken away")
+	for name, there := range map[string]bool{appB: true, "org.example.Never": true, "nodots": false, "a..b": false, "x y.z": false} {
+		if _, err := os.Stat(filepath.Join(byApp, name)); (err == nil) != there {
+			t.Errorf("by-app/%s: %v", name, err)
+		}
+	}
+	want("after the look-ups")
 }

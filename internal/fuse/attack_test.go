@@ -1,9 +1,11 @@
 package fuse
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -308,6 +310,87 @@ func TestDangerousBitsAreHiddenAndStripped(t *testing.T) {
 			t.Errorf("%s has mode %o on the host, want %o", name, got, want)
 		}
 	}
+}
+
+// TestRevocationFromAProgramThatGoesOn has a program map a file, keep it open
+// and sit in its directory, while it loses its permissions.
+func TestRevocationFromAProgramThatGoesOn(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	must(t, os.WriteFile(filepath.Join(tree, "file.txt"), make([]byte, 64<<10), 0o600))
+	cmd := exec.Command("/usr/bin/python3", "-uc", `
+import mmap, os, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, 0)
+os.chdir(os.path.dirname(sys.argv[1]))
+d = os.open(".", os.O_RDONLY)
+new = 0
+while True:
+    what = sys.stdin.readline().strip()
+    try:
+        if what == "load": sum(m[i] for i in range(0, 65536, 4096))
+        if what == "store": m[8192] = 1; m.flush()
+        if what == "read": os.pread(fd, 65536, 0)
+        if what == "write": os.pwrite(fd, b"x", 0)
+        if what == "list": os.listdir(d)
+        if what == "open": os.close(os.open("file.txt", os.O_RDONLY))
+        if what == "create": new += 1; os.close(os.open("new%d" % new, os.O_CREAT | os.O_EXCL))
+        print("ok")
+    except OSError as e:
+        print(e.errno)
+`, r.in(testApp, "d1", "tree", "file.txt"))
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	answers := bufio.NewReader(out)
+	want := func(what, want string) {
+		t.Helper()
+		io.WriteString(in, what+"\n")
+		got, err := answers.ReadString('\n')
+		if err != nil {
+			got = cmd.Wait().Error() + "\n"
+		}
+		if got != want+"\n" {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	const eacces = "13"
+	all := []string{"load", "store", "read", "write", "list", "open", "create"}
+	for range 2 {
+		for _, what := range all {
+			want(what, "ok")
+		}
+		r.docs.grant(testApp, "d1", Access{Read: true})
+		r.view.Invalidate("d1")
+		for _, what := range []string{"write", "create"} {
+			want(what, eacces)
+		}
+		for _, what := range []string{"load", "read", "list", "open"} {
+			want(what, "ok")
+		}
+		r.docs.grant(testApp, "d1", Access{})
+		want("read", eacces) // whether or not the kernel knows yet
+		r.view.Invalidate("d1")
+		for _, what := range []string{"write", "create", "list"} {
+			want(what, eacces)
+		}
+		want("open", "2")
+		r.docs.grant(testApp, "d1", Access{Read: true, Write: true})
+		r.view.Invalidate("d1")
+	}
+	r.docs.remove("d1")
+	r.view.Invalidate("d1")
+	want("read", eacces)
+	eventually(t, "its pages are dropped", func() bool {
+		r.view.notices.mu.Lock()
+		defer r.view.notices.mu.Unlock()
+		return len(r.view.notices.active) == 0
+	})
+	want("load", "signal: bus error")
 }
 
 func TestRevocation(t *testing.T) {

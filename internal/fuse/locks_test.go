@@ -263,15 +263,15 @@ func crowdSize() int {
 // lockCrowd waits for a lock on the file so many times at once.
 func lockCrowd(path string) int {
 	debug.SetMaxThreads(2 * crowdSize())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
 	var wg sync.WaitGroup
 	for range crowdSize() {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			fmt.Println(err)
-			return 1
-		}
 		wg.Go(func() {
-			if err := lockFile(f, "ofd-wait", "w", 0, 0); err != nil {
+			if err := lockFile(f, "posix-wait", "w", 0, 0); err != nil {
 				fmt.Println(err)
 			}
 		})

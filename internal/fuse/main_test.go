@@ -90,6 +90,10 @@ func becomeUser() error {
 	return err
 }
 
+// sourceVariable is where the source of the tests is, if that is not the
+// working directory.
+const sourceVariable = "DOCPORTAL_TEST_SOURCE"
+
 func asUser() int {
 	uid, gid, err := ordinaryUser()
 	if err != nil {
@@ -117,7 +121,8 @@ func asUser() int {
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Dir = tmp
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp)
+	source, _ := os.Getwd()
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, sourceVariable+"="+source)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},

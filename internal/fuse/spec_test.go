@@ -1,0 +1,93 @@
+package fuse
+
+import (
+	"cmp"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestEveryLineOfTheSpecificationHasATest says which tests show which line of
+// the file view's rules, but those of the life of the mount. A name with a
+// directory before it is in another package.
+func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
+	for line, tests := range map[string]string{
+		// The tree.
+		"mounted by the user, fsname, subtype, nosuid, nodev; fusermount 2 will do": "MountIsADocumentPortals NoHelperIsAClearError",
+		"modes of the views and of documents":                                       "TreeHasItsModes",
+		"without write: no 0222 bits, EACCES on every change":                       "TreeHasItsModes ReadOnlyIsEACCESOnEveryChange",
+		"by-app lists apps with a readable document or a live instance":             "TreeHasItsModes ../documents:ByAppListsWhoHasADocumentOrRuns",
+		"by-app/APP has only what APP may read":                                     "TreeHasItsModes ../documents:FirstWholePath",
+		"any well-formed app id can be looked up, a malformed one cannot":           "TreeHasItsModes",
+		"looking up makes no lasting state":                                         "NothingIsKeptWithoutAUser FuzzRequests",
+		// File documents.
+		"the parent's identity is checked at every open":                "ReplacedParentIsENOENT ParentIsKnownByItsHandle",
+		"replacing the file is fine":                                    "ReplacedFileIsTheDocument",
+		"temp files: hidden beside the main file, in this view only":    "TempFiles RandomOperationsFollowTheTempFileRules",
+		"temp files go with their last user":                            "TempFilesGoWithTheirLastUser TempFilesGoWithTheDocument TempFilesGoWithTheMount",
+		"left-overs of a crash go at the next start":                    "TempFilesOfACrashGoAtTheNextStart JournalLinesOfOthersAreIgnored",
+		"the hidden name fits NAME_MAX":                                 "TempFiles",
+		"rename to, from and beside the main file, with each flag":      "TempFiles RenameFlagsInFileDocuments RandomOperationsFollowTheTempFileRules Programs",
+		"links, devices and directories of that name are ENOENT":        "NamesThatAreNotRegularFilesAreENOENT",
+		"no mkdir, symlink, link":                                       "TempFiles RandomOperationsFollowTheTempFileRules FileDocumentsHaveNoAttributesToSet",
+		"CREATE with planted links, through every operation with names": "NamesThatAreNotRegularFilesAreENOENT Attackers FuzzRequests",
+		// Directory documents.
+		"everything that a local file system does": "POSIX TheRulesOfEachCall RandomOperationsAreAsOnTheHost Programs AHostThatRemovesClones",
+		"xattr user.*": "ExtendedAttributes TheRulesOfEachCall POSIX",
+		"fallocate, holes, copy_file_range, O_TMPFILE":          "RandomOperationsAreAsOnTheHost TheRulesOfEachCall POSIX",
+		"statfs, fsync of files and directories":                "CookiesAndSpaceAreThoseBelow Programs",
+		"links are text, never followed":                        "LinksAreTextOnly Attackers",
+		"renames and links between documents are EXDEV":         "TwoDocumentsAreTwoDevices ARenameOutOfADocumentIsEXDEV",
+		"SQLite, git, tar, rsync, cp, dd, vim, GTK, lock files": "SQLite Programs AHostThatRemovesClones",
+		// Rules that hold everywhere.
+		"every open is beneath a verified directory":              "OldOpensLeadNowhereElse WithoutOpenat2 Attackers LinksOnTheWayToADocumentAreFollowed",
+		". and .. never resolve":                                  "OldOpensLeadNowhereElse FuzzRequests",
+		"nothing of the mount is in a document":                   "NothingOfTheMountIsInADocument ADocumentThatLeadsIntoTheView",
+		"setuid, setgid and sticky bits":                          "DangerousBitsAreHiddenAndStripped FuzzRequests",
+		"a permission change holds at once, caches and maps too":  "Revocation RevocationFromAProgramThatGoesOn ../documents:FirstWholePath",
+		"a deleted document":                                      "Revocation RevocationFromAProgramThatGoesOn",
+		"locks exclude: a sandbox, two, the host":                 "LocksExclude GetLockSaysWhoIsInTheWay SQLite",
+		"waits end on an interrupt":                               "WaitingForALockIsInterrupted",
+		"waiters hold no thread, at most 1024 of an app":          "ACrowdOfWaitersIsNoHarm",
+		"closing one descriptor releases a process's POSIX locks": "ClosingOneDescriptorReleasesAProcesssPOSIXLocks",
+		"FLUSH reports what close reports":                        "ClosingSaysWhatTheFileSystemBelowSays",
+		"each optional part of a request may be absent":           "FuzzRequests POSIX",
+		"coherence both ways":                                     "HostAndSandboxSeeEachOther ReadAndWriteBothWays AnEditWithTheOldMtimeIsSeen PagesAreKeptOnlyOfUnchangedFiles ReplaceStormIsSeenWithoutErrors MappedPagesAreNotAppended",
+		"inode numbers are stable, collisions resolved":           "InodeNumbersAreStable CollidingInodeNumbersAreToldApart",
+		"cookies are the backing file system's":                   "CookiesAndSpaceAreThoseBelow POSIX",
+		"nothing is kept open without a user":                     "MediaCanBeTakenAway AFewDescriptorsAreEnough NothingLeaks NothingIsKeptWithoutAUser",
+		"no app uses up the descriptors":                          "OneAppCannotUseUpTheDescriptors",
+		"xattr host-path: for readers, listed, never settable":    "ExtendedAttributes",
+		"no handler waits for another":                            "AHungDocumentHindersNoOther ADocumentThatLeadsIntoTheView ALeaseHoldsUpNobodyElse ../documents:AHungDocumentDelaysNoCall",
+		"an interrupt of a stuck call is answered":                "AHungDocumentHindersNoOther",
+		"64 stuck calls of a file system, 16 of a document":       "StuckCallsAreBounded AHungDocumentHindersNoOther",
+	} {
+		for name := range strings.FieldsSeq(tests) {
+			dir, test, ok := strings.Cut(name, ":")
+			if !ok {
+				dir, test = ".", name
+			}
+			if !hasTest(t, dir, test) {
+				t.Errorf("%s: no test %s in %s", line, test, dir)
+			}
+		}
+	}
+}
+
+func hasTest(t *testing.T, dir, name string) bool {
+	t.Helper()
+	source := cmp.Or(os.Getenv(sourceVariable), ".")
+	files, err := filepath.Glob(filepath.Join(source, dir, "*_test.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(dir, " has no tests: ", err)
+	}
+	want := regexp.MustCompile(`(?m)^func (Test)?` + name + `\(`)
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && want.Match(b) {
+			return true
+		}
+	}
+	return false
+}
