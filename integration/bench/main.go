@@ -27,6 +27,7 @@ var parts = []struct {
 	{"readiness", readiness},
 	{"store", permissionStores},
 	{"documents", manyDocuments},
+	{"cost", callCosts},
 	{"large", largeStore},
 	{"view", fileViews},
 }

@@ -47,6 +47,7 @@ type Session struct {
 	Address string // of the session bus
 
 	stage    string
+	bus      int // process id of the bus
 	env      []string
 	log      *os.File
 	others   map[int]bool // this process's descendants before the session
@@ -257,6 +258,7 @@ func (s *Session) startBus(name string) (address string, err error) {
 	if err != nil {
 		return "", err
 	}
+	s.bus = cmd.Process.Pid
 	s.cleanups = append(s.cleanups, func() error {
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
@@ -329,6 +331,9 @@ func (s *Session) Libexec(name string) string { return filepath.Join(s.stage, "l
 
 // Stage is where everything is installed.
 func (s *Session) Stage() string { return s.stage }
+
+// BusPID is the process id of the session bus.
+func (s *Session) BusPID() int { return s.bus }
 
 // Connect makes a connection to the session bus. The caller closes it.
 func (s *Session) Connect() (*dbus.Conn, error) { return dbus.Connect(s.Address) }

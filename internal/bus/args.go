@@ -161,8 +161,6 @@ func encodeArg(e *encoder, typ string, arg any) error {
 		return fmt.Errorf("a %T cannot be sent as %q", arg, typ)
 	}
 	switch arg := arg.(type) {
-	case *ByteDict:
-		return arg.encode(e)
 	case byte:
 		e.byte(arg)
 	case bool:
@@ -203,45 +201,68 @@ func encodeArg(e *encoder, typ string, arg any) error {
 }
 
 // ByteDict is a result of type a{say} that is made entry by entry, for what is
-// too large to be held twice. Its keys are the maker's to keep apart. The zero
-// ByteDict is empty and ready.
-type ByteDict struct{ e encoder }
+// too large to be held twice; a method returns it by itself. Its keys are the
+// maker's to keep apart. The zero ByteDict is empty and ready.
+type ByteDict struct {
+	full [][]byte // each a multiple of 8 bytes
+	size int      // of those
+	last encoder
+}
+
+// dictPiece is how many bytes of a ByteDict lie together: what grows is not
+// moved, nor cleared by the kernel more than once.
+const dictPiece = 64 << 10
 
 // Add adds an entry; value gets the NUL of a path at its end.
 func (d *ByteDict) Add(key, path []byte) error {
-	if len(d.e.buf) == 0 {
+	if d.last.buf == nil {
 		d.begin()
 	}
-	if len(d.e.buf)+len(key)+len(path)+32 > maxArray {
+	need := len(key) + len(path) + 32 // with lengths and padding
+	if d.size+len(d.last.buf)+need > maxArray {
 		return errors.New("a dictionary of more than 64 MiB; D-Bus carries no more")
 	}
 	if !utf8.Valid(key) || bytes.IndexByte(key, 0) >= 0 {
 		return fmt.Errorf("%q is not text that D-Bus can carry", key)
 	}
-	d.e.align(8)
-	d.e.uint32(uint32(len(key)))
-	d.e.buf = append(append(d.e.buf, key...), 0)
-	d.e.uint32(uint32(len(path) + 1))
-	d.e.buf = append(append(d.e.buf, path...), 0)
+	e := encoder{d.last.buf} // written back once
+	e.align(8)
+	if n := len(e.buf); n+need > cap(e.buf) {
+		d.full, d.size = append(d.full, e.buf), d.size+n
+		e.buf = make([]byte, 0, max(dictPiece, need))
+	}
+	e.uint32(uint32(len(key)))
+	e.buf = append(append(e.buf, key...), 0)
+	e.uint32(uint32(len(path) + 1))
+	e.buf = append(append(e.buf, path...), 0)
+	d.last.buf = e.buf
 	return nil
 }
 
 func (d *ByteDict) begin() {
-	d.e.uint32(0)
-	d.e.align(8)
+	d.last.buf = make([]byte, 8, 4096) // its length, and padding
 }
 
-// encode moves the dictionary into e if it is the first there.
-func (d *ByteDict) encode(e *encoder) error {
-	if len(d.e.buf) == 0 {
+// pieces returns the marshalled dictionary, which is at an end then.
+func (d *ByteDict) pieces() [][]byte {
+	if d.last.buf == nil {
 		d.begin()
 	}
-	if len(e.buf) != 0 {
-		return errors.New("a ByteDict after other results")
+	all := append(d.full, d.last.buf)
+	binary.LittleEndian.PutUint32(all[0], uint32(d.size+len(d.last.buf)-8))
+	*d = ByteDict{}
+	return all
+}
+
+// encodeResults is encodeBody for the results of a method, in pieces.
+func encodeResults(sig string, results []any) ([][]byte, error) {
+	if len(results) == 1 && sig == "a{say}" {
+		if d, ok := results[0].(*ByteDict); ok {
+			return d.pieces(), nil
+		}
 	}
-	binary.LittleEndian.PutUint32(d.e.buf, uint32(len(d.e.buf)-8))
-	e.buf, d.e.buf = d.e.buf, nil
-	return nil
+	body, err := encodeBody(sig, results)
+	return [][]byte{body}, err
 }
 
 func (e *encoder) bytes(b []byte) error {
@@ -307,8 +328,6 @@ func encodeDict[T any](e *encoder, m map[string]T, value func(T) error) error {
 // fitsValue reports whether a Go value can be sent as the type typ.
 func fitsValue(typ string, arg any) bool {
 	switch arg := arg.(type) {
-	case *ByteDict:
-		return typ == "a{say}"
 	case byte:
 		return typ == "y"
 	case bool:

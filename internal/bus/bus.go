@@ -41,6 +41,9 @@ type Method struct {
 	Name    string
 	In, Out string // signatures
 	Handle  Handler
+	// Large says that answers may be of many MiB: one is made for each caller
+	// at a time, few for all of them, and none before others have been sent.
+	Large bool
 
 	open bool // answered with nothing to everybody: Peer.Ping
 }

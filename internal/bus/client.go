@@ -77,7 +77,7 @@ func (c *Conn) begin(dest, path, iface, member, signature string, args []any, fi
 	c.pending[p.serial] = p
 	c.mu.Unlock()
 	h.serial = p.serial
-	if err := c.post(&h, body, fds); err != nil {
+	if err := c.post(&h, [][]byte{body}, fds); err != nil {
 		c.forget(p)
 		return nil, err
 	}

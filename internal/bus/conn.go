@@ -51,6 +51,7 @@ type Conn struct {
 	reader sync.WaitGroup
 	writer sync.WaitGroup
 	serial atomic.Uint32 // of the last message sent
+	large  chan struct{} // has a place for each answer of a Large method
 
 	mu       sync.Mutex
 	ended    bool
@@ -122,9 +123,10 @@ func start(f *os.File, o Options) (*Conn, error) {
 		file:     f,
 		raw:      raw,
 		in:       newStream(raw),
-		out:      newQueue(func(m outgoing) int { return len(m.data) }),
+		out:      newQueue(outgoing.size),
 		events:   newQueue(func(func()) int { return 1 }),
 		done:     make(chan struct{}),
+		large:    make(chan struct{}, maxLarge),
 		pending:  make(map[uint32]*pending),
 		objects:  make(map[string]*object),
 		peers:    make(map[string]*peer),
@@ -322,19 +324,26 @@ func (c *Conn) nextSerial() uint32 {
 
 // post sends a message, whose descriptors it takes over. It does not wait and
 // may be called with c.mu held.
-func (c *Conn) post(h *header, body []byte, files []int) error {
+func (c *Conn) post(h *header, body [][]byte, files []int) error {
 	if h.serial == 0 {
 		h.serial = c.nextSerial()
 	}
 	h.files = len(files)
-	data, err := h.marshal(body)
+	data, err := h.marshal(body...)
 	if err != nil {
 		closeAll(files)
 		return err
 	}
-	if !c.out.push(outgoing{data, files}) {
+	sent := false
+	if !c.out.push(outgoing{data: data, files: files}, func(m outgoing) (outgoing, bool) {
+		m, sent = trySend(c.raw, m)
+		return m, sent
+	}) {
 		closeAll(files)
 		return ErrClosed
+	}
+	if sent {
+		closeAll(files)
 	}
 	return nil
 }
@@ -348,7 +357,7 @@ func (c *Conn) Emit(dest, path, iface, member, signature string, args ...any) er
 	if err != nil {
 		return fmt.Errorf("signal %s.%s: %w", iface, member, err)
 	}
-	return c.post(&h, body, nil)
+	return c.post(&h, [][]byte{body}, nil)
 }
 
 // check reports what of a signal or call the bus would disconnect us for, and
@@ -400,7 +409,7 @@ func (c *Conn) signalled(h *header) error {
 		ours := c.giving[name]
 		c.mu.Unlock()
 		if !ours && c.o.NameLost != nil && !strings.HasPrefix(name, ":") {
-			c.events.push(func() { c.o.NameLost(name) })
+			c.events.push(func() { c.o.NameLost(name) }, nil)
 		}
 	}
 	return nil

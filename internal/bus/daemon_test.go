@@ -235,10 +235,7 @@ func TestPeersOfARealBus(t *testing.T) {
 	cut, _ := joinBus(t, address)
 	h := echo("Text", "s").to(server.UniqueName())
 	h.typ, h.serial = dbus.TypeMethodCall, 9
-	data, err := h.marshal(body(t, "s", strings.Repeat("x", 5000)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := h.bytes(t, body(t, "s", strings.Repeat("x", 5000)))
 	cut.file.Write(data[:len(data)/2])
 	cut.file.Close()
 	dying.file.Close()

@@ -27,9 +27,23 @@ type peer struct {
 	resolving bool
 	gone      bool
 	waiting   []*Call // for the identification, in order of arrival
-	serial    map[*exported][]*Call
+	serial    map[*exported]*lane
 	running   int // calls admitted and not finished
 }
+
+// lane is calls of which one runs at a time and the others wait for it, in
+// order. It is guarded by Conn.mu.
+type lane struct {
+	busy    bool
+	waiting []*Call
+}
+
+const (
+	// maxLarge is how many answers of Large methods are made at a time, of all
+	// callers, and largeQueued how many bytes may wait to be sent meanwhile.
+	maxLarge    = 2
+	largeQueued = 8 << 20
+)
 
 // incoming handles a method call: it answers what is wrong at once, and
 // hands the rest on.
@@ -94,7 +108,7 @@ func (c *Conn) admit(h *header, iface *exported, method *Method) (*Call, *Error)
 	}
 	p := c.peers[h.sender]
 	if p == nil {
-		p = &peer{name: h.sender, serial: make(map[*exported][]*Call)}
+		p = &peer{name: h.sender, serial: make(map[*exported]*lane)}
 		p.ctx, p.cancel = context.WithCancel(c.ctx)
 		c.peers[h.sender] = p
 	}
@@ -140,15 +154,24 @@ func (c *Conn) dispatch(call *Call) {
 		call.account = p.account
 	}
 	call.Caller = p.caller
-	if !call.iface.Serial {
-		go c.run(call)
+	var l *lane
+	switch {
+	case call.iface.Serial:
+		if p.serial[call.iface] == nil {
+			p.serial[call.iface] = new(lane)
+		}
+		l = p.serial[call.iface]
+	case call.method.Large:
+		l = &p.account.large
+	default:
+		l = new(lane) // of its own
+	}
+	if l.busy {
+		l.waiting = append(l.waiting, call)
 		return
 	}
-	queue, busy := p.serial[call.iface]
-	p.serial[call.iface] = append(queue, call)
-	if !busy {
-		go c.runSerial(p, call.iface)
-	}
+	l.busy = true
+	go c.runAll(l, call) // ends when nothing waits in the lane
 }
 
 // identify finds out who a peer is and lets its calls go on.
@@ -238,7 +261,7 @@ func (c *Conn) settle(p *peer) {
 	p.account = nil
 	if c.o.PeerGone != nil {
 		name := p.name
-		c.events.push(func() { c.o.PeerGone(name) })
+		c.events.push(func() { c.o.PeerGone(name) }, nil)
 	}
 }
 
@@ -306,33 +329,36 @@ func (c *Conn) Drain(ctx context.Context) error {
 	return nil
 }
 
+// runAll runs a call, and those that wait for it, one after the other.
+func (c *Conn) runAll(l *lane, call *Call) {
+	for call != nil {
+		c.run(call)
+		c.mu.Lock()
+		c.finished(call)
+		if call = nil; len(l.waiting) > 0 {
+			call = l.waiting[0]
+			l.waiting[0] = nil
+			l.waiting = l.waiting[1:]
+		} else {
+			l.busy, l.waiting = false, nil
+		}
+		c.mu.Unlock()
+	}
+}
+
 // run handles a call and answers it.
 func (c *Conn) run(call *Call) {
+	if call.method.Large {
+		select {
+		case c.large <- struct{}{}:
+			defer func() { <-c.large }()
+		case <-call.peer.ctx.Done():
+		}
+		c.out.below(largeQueued)
+	}
 	if call.peer.ctx.Err() == nil {
 		results, err := c.handle(call)
 		c.answer(call, results, err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.finished(call)
-}
-
-// runSerial runs the calls of one peer to one interface, in order, as long as
-// there are any.
-func (c *Conn) runSerial(p *peer, iface *exported) {
-	for {
-		c.mu.Lock()
-		queue := p.serial[iface]
-		if len(queue) == 0 {
-			delete(p.serial, iface)
-			c.mu.Unlock()
-			return
-		}
-		call := queue[0]
-		queue[0] = nil
-		p.serial[iface] = queue[1:]
-		c.mu.Unlock()
-		c.run(call)
 	}
 }
 
@@ -356,7 +382,7 @@ func (c *Conn) answer(call *Call, results []any, err error) {
 		return // nobody to answer to
 	}
 	if err == nil {
-		body, eerr := encodeBody(call.method.Out, results)
+		body, eerr := encodeResults(call.method.Out, results)
 		if eerr == nil {
 			eerr = c.reply(&call.header, call.method.Out, body)
 		}
@@ -374,7 +400,7 @@ func (c *Conn) answer(call *Call, results []any, err error) {
 }
 
 // reply answers a call, unless no reply is expected.
-func (c *Conn) reply(h *header, sig string, body []byte) error {
+func (c *Conn) reply(h *header, sig string, body [][]byte) error {
 	if h.flags&dbus.FlagNoReplyExpected != 0 {
 		return nil
 	}
@@ -404,7 +430,7 @@ func (c *Conn) replyError(h *header, e *Error) {
 		err = c.post(&header{
 			typ: dbus.TypeError, flags: dbus.FlagNoReplyExpected,
 			dest: h.sender, replySerial: h.serial, errName: name, sig: "s",
-		}, body, nil)
+		}, [][]byte{body}, nil)
 	}
 	if err != nil && !errors.Is(err, ErrClosed) {
 		c.log.Error("error reply not sent", "error", err)

@@ -255,10 +255,7 @@ func TestMessagesInManyPieces(t *testing.T) {
 	echoer(c)
 	h := echo("Text", "s")
 	h.typ, h.serial, h.sender = dbus.TypeMethodCall, 1, ":1.7"
-	one, err := h.marshal(body(t, "s", "x"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	one := h.bytes(t, body(t, "s", "x"))
 	go func() {
 		all := slices.Concat(one, one, one)
 		for i := range all {
@@ -308,7 +305,7 @@ func TestUnknownHeaderFieldsAreIgnored(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.align(8)
-		if err := send(p.raw, outgoing{data: e.buf}); err != nil {
+		if err := send(p.raw, outgoing{data: [][]byte{e.buf}}); err != nil {
 			t.Fatal(err)
 		}
 		if r := p.await(99); r.outcome() != "" {
@@ -745,6 +742,60 @@ func TestASerialInterfaceRunsCallsInOrder(t *testing.T) {
 	}
 }
 
+// TestLargeAnswersAreMadeOneAtATime: one for each caller, of an app with all
+// its connections, and few in all; whoever waits for them holds nobody else up.
+func TestLargeAnswersAreMadeOneAtATime(t *testing.T) {
+	c, p := playBus(t, Options{Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
+		if strings.HasPrefix(name, ":1.") {
+			return asApp(ctx, name)
+		}
+		return asHost(ctx, name)
+	}})
+	entered, let := make(chan string, 100), make(chan struct{})
+	large := &Interface{Name: "org.example.Large", Introspection: `<interface name="org.example.Large"/>`, Methods: []Method{
+		{Name: "Get", Out: "a{say}", Large: true, Handle: func(_ context.Context, c *Call) ([]any, error) {
+			entered <- c.Sender
+			<-let
+			return []any{new(ByteDict)}, nil
+		}},
+	}}
+	c.Export("/obj/echo", large)
+	echoer(c)
+	get := header{path: "/obj/echo", iface: "org.example.Large", member: "Get"}
+	senders := []string{":1.1", ":1.2", ":2.1", ":2.2", ":2.3"} // two of one app
+	for range 2 {
+		for _, get.sender = range senders {
+			p.send(get, nil, nil)
+		}
+	}
+	running := map[string]bool{<-entered: true, <-entered: true}
+	h := echo("Nothing", "")
+	for _, h.sender = range senders { // this one waits for none of them
+		if r := p.call(h, nil, nil); r.outcome() != "" {
+			t.Errorf("%s: %s", h.sender, r.text())
+		}
+	}
+	if len(running) != 2 || len(entered) > 0 || running[":1.1"] && running[":1.2"] {
+		t.Errorf("%v, and %d more are made at a time", running, len(entered))
+	}
+	p.leave(":2.3", busName)
+	h.sender = ":1.1"
+	p.call(h, nil, nil) // after which that is known
+	close(let)
+	for n := len(senders) - 1; n > 0; n-- { // those of who has left are not answered
+		for range 2 {
+			if r := p.next(); r.outcome() != "" || r.sig != "a{say}" {
+				t.Fatalf("%q %q", r.outcome(), r.sig)
+			}
+		}
+	}
+	for _, get.sender = range senders {
+		if r := p.call(get, nil, nil); r.outcome() != "" {
+			t.Errorf("afterwards, %s: %q", get.sender, r.text())
+		}
+	}
+}
+
 func TestMessagesThatAreNoCalls(t *testing.T) {
 	c, p := playBus(t, Options{Identify: asHost})
 	echoer(c)
@@ -771,10 +822,7 @@ func TestMessagesThatAreNoCalls(t *testing.T) {
 
 func TestABusThatDoesNotSpeakDBusIsLeft(t *testing.T) {
 	good := header{typ: dbus.TypeMethodCall, serial: 1, path: "/", member: "X", sender: ":1.1"}
-	valid, err := good.marshal(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	valid := good.bytes(t, nil)
 	mangle := func(at int, b byte) []byte {
 		m := slices.Clone(valid)
 		m[at] = b

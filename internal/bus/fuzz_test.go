@@ -16,10 +16,7 @@ import (
 func FuzzFraming(f *testing.F) {
 	for _, h := range []header{echo("Text", "s"), echo("Files", "ah"), {path: "/", iface: peerName, member: "Ping"}} {
 		h.typ, h.serial, h.sender = dbus.TypeMethodCall, 1, ":1.7"
-		data, err := h.marshal([]byte{1, 0, 0, 0, 'x', 0})
-		if err != nil {
-			f.Fatal(err)
-		}
+		data := h.bytes(f, []byte{1, 0, 0, 0, 'x', 0})
 		f.Add(data)
 		f.Add(append(data, data...))
 		f.Add(data[:len(data)-3])

@@ -38,6 +38,7 @@ type account struct {
 	limits limits
 	used   limits
 	peers  int // identified peers that use it
+	large  lane
 }
 
 // admit takes a call on, or says which limit it would break.

@@ -39,21 +39,39 @@ type header struct {
 	files       int // descriptors that belong to the message
 }
 
-// outgoing is a marshalled message and the descriptors to pass with it, which
-// the message owns.
+// outgoing is a marshalled message, in pieces that are not empty, and the
+// descriptors to pass with it, which the message owns.
 type outgoing struct {
-	data  []byte
-	files []int
+	data   [][]byte
+	files  []int
+	passed bool // the descriptors have been sent
 }
 
+func (m outgoing) size() int {
+	n := 0
+	for _, b := range m.data {
+		n += len(b)
+	}
+	return n
+}
+
+// together is the greatest body that is copied to be sent with its header.
+const together = 4096
+
 // marshal encodes a message, little-endian. The caller has checked the names.
-func (h *header) marshal(body []byte) ([]byte, error) {
-	e := encoder{buf: make([]byte, 0, 192+len(body))}
+// What the pieces of the body hold must not change any more.
+func (h *header) marshal(body ...[]byte) ([][]byte, error) {
+	size := outgoing{data: body}.size()
+	copied := 0
+	if size <= together {
+		copied = size
+	}
+	e := encoder{buf: make([]byte, 0, 192+copied)}
 	e.byte('l')
 	e.byte(byte(h.typ))
 	e.byte(byte(h.flags))
 	e.byte(1) // protocol version
-	e.uint32(uint32(len(body)))
+	e.uint32(uint32(size))
 	e.uint32(h.serial)
 	err := e.array('(', func() error {
 		for _, f := range []struct {
@@ -101,13 +119,18 @@ func (h *header) marshal(body []byte) ([]byte, error) {
 		return nil, err
 	}
 	e.align(8)
-	e.buf = append(e.buf, body...)
 	// Half of what D-Bus allows: the bus disconnects whoever sends more, and
 	// its own limit may be lower than the specification's.
-	if len(e.buf) > maxMessage/2 {
-		return nil, fmt.Errorf("a message of %d bytes is too large to send", len(e.buf))
+	if n := len(e.buf) + size; n > maxMessage/2 {
+		return nil, fmt.Errorf("a message of %d bytes is too large to send", n)
 	}
-	return e.buf, nil
+	if copied == size {
+		for _, b := range body {
+			e.buf = append(e.buf, b...)
+		}
+		return [][]byte{e.buf}, nil
+	}
+	return append([][]byte{e.buf}, body...), nil
 }
 
 // readHeader reads the header of the next message and leaves the stream at its

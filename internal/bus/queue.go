@@ -10,6 +10,7 @@ type queue[T any] struct {
 	items  []T
 	weigh  func(T) int
 	weight int
+	busy   bool // the last item that was popped may still be worked on
 	closed bool
 }
 
@@ -19,12 +20,20 @@ func newQueue[T any](weigh func(T) int) *queue[T] {
 	return q
 }
 
-// push reports whether the queue was still open and has the item now.
-func (q *queue[T]) push(item T) bool {
+// push reports whether the queue was still open and has the item now. Where
+// nothing is before it, now is asked first, if not nil: it does at once what it
+// can without waiting, and returns what is left, or that all is done.
+func (q *queue[T]) push(item T, now func(T) (rest T, done bool)) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return false
+	}
+	if now != nil && !q.busy && len(q.items) == 0 {
+		var done bool
+		if item, done = now(item); done {
+			return true
+		}
 	}
 	q.items = append(q.items, item)
 	q.weight += q.weigh(item)
@@ -32,10 +41,12 @@ func (q *queue[T]) push(item T) bool {
 	return true
 }
 
-// pop waits for an item. ok is false when the queue is closed and empty.
+// pop waits for an item. ok is false when the queue is closed and empty. Who
+// pops has done with the item before.
 func (q *queue[T]) pop() (item T, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.busy = false
 	for len(q.items) == 0 {
 		if q.closed {
 			return item, false
@@ -50,6 +61,7 @@ func (q *queue[T]) pop() (item T, ok bool) {
 		q.items = nil
 	}
 	q.weight -= q.weigh(item)
+	q.busy = true
 	q.change.Broadcast()
 	return item, true
 }

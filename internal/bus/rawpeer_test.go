@@ -154,10 +154,20 @@ func (p *rawPeer) send(h header, body []byte, fds []int) uint32 {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := send(p.raw, outgoing{data, fds}); err != nil {
+	if err := send(p.raw, outgoing{data: data, files: fds}); err != nil {
 		p.t.Fatal("sending: ", err)
 	}
 	return p.serial
+}
+
+// bytes is a whole message.
+func (h *header) bytes(t testing.TB, body []byte) []byte {
+	t.Helper()
+	data, err := h.marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Join(data, nil)
 }
 
 // next reads the next message.

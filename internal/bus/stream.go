@@ -219,23 +219,17 @@ func closeAll(fds []int) {
 	}
 }
 
-// send writes a whole message; its descriptors go with the first byte.
+// maxPieces is how many pieces of a message are sent at once; the kernel's own
+// bound is 1024 (UIO_MAXIOV).
+const maxPieces = 64
+
+// send writes a whole message; its descriptors go with the first byte. It
+// changes m.data's elements.
 func send(conn syscall.RawConn, m outgoing) error {
-	var oob []byte
-	if len(m.files) > 0 {
-		oob = unix.UnixRights(m.files...)
-	}
-	data := m.data
-	for len(data) > 0 {
-		var n int
+	for len(m.data) > 0 {
 		var err error
 		werr := conn.Write(func(fd uintptr) bool {
-			for {
-				n, err = unix.SendmsgN(int(fd), data, oob, nil, unix.MSG_NOSIGNAL)
-				if err != unix.EINTR {
-					break
-				}
-			}
+			m, err = m.sendSome(int(fd))
 			return err != unix.EAGAIN
 		})
 		if werr != nil {
@@ -244,7 +238,47 @@ func send(conn syscall.RawConn, m outgoing) error {
 		if err != nil {
 			return os.NewSyscallError("sendmsg", err)
 		}
-		data, oob = data[n:], nil
 	}
 	return nil
+}
+
+// trySend writes what of a message can be written without waiting, and returns
+// the rest. What fails is left to send.
+func trySend(conn syscall.RawConn, m outgoing) (rest outgoing, done bool) {
+	conn.Write(func(fd uintptr) bool {
+		for err := error(nil); err == nil && len(m.data) > 0; {
+			m, err = m.sendSome(int(fd))
+		}
+		return true
+	})
+	return m, len(m.data) == 0
+}
+
+// sendSome writes what fits of a message and returns the rest. Descriptors
+// that are sent stay open, and with the message, until it is sent whole.
+func (m outgoing) sendSome(fd int) (rest outgoing, err error) {
+	var oob []byte
+	if len(m.files) > 0 && !m.passed {
+		oob = unix.UnixRights(m.files...)
+	}
+	var n int
+	for {
+		n, err = unix.SendmsgBuffers(fd, m.data[:min(len(m.data), maxPieces)], oob, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return m, err
+	}
+	m.passed = true
+	for len(m.data) > 0 && n >= len(m.data[0]) {
+		n -= len(m.data[0])
+		m.data[0] = nil // it may be large
+		m.data = m.data[1:]
+	}
+	if n > 0 {
+		m.data[0] = m.data[0][n:]
+	}
+	return m, nil
 }

@@ -41,7 +41,7 @@ func TestLostDescriptorsAreNotReplacedByTheNextMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.begin()
-	err = send(out, outgoing{make([]byte, 20), pass})
+	err = send(out, outgoing{data: [][]byte{make([]byte, 20)}, files: pass})
 	if err == nil {
 		_, err = s.take(20)
 	}
@@ -52,7 +52,7 @@ func TestLostDescriptorsAreNotReplacedByTheNextMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The end of the first message and all of the second come together.
-	if err := send(out, outgoing{make([]byte, 30), pass[:2]}); err != nil {
+	if err := send(out, outgoing{data: [][]byte{make([]byte, 30)}, files: pass[:2]}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.take(10); err != nil {

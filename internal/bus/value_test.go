@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -341,10 +342,7 @@ func TestNames(t *testing.T) {
 
 func TestWhatWeSendIsWhatGodbusReads(t *testing.T) {
 	h := header{typ: dbus.TypeMethodCall, serial: 7, dest: "a.b", path: "/x", iface: "c.d", member: "E", sig: "sa{say}v"}
-	data, err := h.marshal(body(t, h.sig, "x", map[string][]byte{"k": {1, 2}}, mustValue(t, "as", []string{"y"})))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := h.bytes(t, body(t, h.sig, "x", map[string][]byte{"k": {1, 2}}, mustValue(t, "as", []string{"y"})))
 	m, err := dbus.DecodeMessage(bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
@@ -369,29 +367,50 @@ func TestAnElementDoesNotReachPastItsArray(t *testing.T) {
 }
 
 func TestALargeDictionaryIsTheSameAsAMap(t *testing.T) {
-	m := map[string][]byte{"a": []byte("/x\x00"), "bc": []byte("/y/z\x00"), "d": {0}}
-	d := new(ByteDict)
-	for _, k := range []string{"a", "bc", "d"} {
-		if err := d.Add([]byte(k), bytes.TrimSuffix(m[k], []byte{0})); err != nil {
-			t.Fatal(err)
+	for _, n := range []int{0, 1, 3, 1000, 20000} {
+		m := make(map[string][]byte)
+		var keys []string
+		for i := range n {
+			k := fmt.Sprintf("%06d", i)[:4+i%3]
+			if m[k] == nil {
+				keys, m[k] = append(keys, k), append([]byte(strings.Repeat("/path", i%50)), 0)
+			}
+		}
+		m["long"] = append([]byte(strings.Repeat("/x", dictPiece)), 0)
+		keys = append(keys, "long")
+		if n == 0 {
+			keys, m = nil, nil
+		}
+		slices.Sort(keys)
+		d := new(ByteDict)
+		for _, k := range keys {
+			if err := d.Add([]byte(k), bytes.TrimSuffix(m[k], []byte{0})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := encodeResults("a{say}", []any{d})
+		want, err2 := encodeBody("a{say}", []any{m})
+		if err != nil || err2 != nil || !bytes.Equal(bytes.Join(got, nil), want) {
+			t.Errorf("%d entries: %v, %v, other bytes", n, err, err2)
+		}
+		if n == 20000 && len(got) < 10 {
+			t.Errorf("%d pieces", len(got))
 		}
 	}
-	got, err := encodeBody("a{say}", []any{d})
-	want, err2 := encodeBody("a{say}", []any{m})
-	if err != nil || err2 != nil || !bytes.Equal(got, want) {
-		t.Errorf("%x, %v\n%x, %v", got, err, want, err2)
-	}
-	got, err = encodeBody("a{say}", []any{new(ByteDict)})
-	want, _ = encodeBody("a{say}", []any{map[string][]byte{}})
-	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("empty: %x, %v, want %x", got, err, want)
-	}
-	if _, err := encodeBody("sa{say}", []any{"x", new(ByteDict)}); err == nil {
-		t.Error("after another result")
+	for sig, args := range map[string][]any{"sa{say}": {"x", new(ByteDict)}, "a{say}s": {new(ByteDict), "x"}, "a{sas}": {new(ByteDict)}} {
+		if _, err := encodeResults(sig, args); err == nil {
+			t.Error("a dictionary as one of ", sig)
+		}
 	}
 	for _, key := range []string{"\xff", "a\x00"} {
 		if new(ByteDict).Add([]byte(key), nil) == nil {
 			t.Errorf("the key %q", key)
+		}
+	}
+	d, value := new(ByteDict), make([]byte, 1<<20)
+	for n := 0; d.Add(nil, value) == nil; n++ {
+		if n > maxArray>>20 {
+			t.Fatal("a dictionary without end")
 		}
 	}
 }

@@ -126,68 +126,67 @@ func (r *record) encode() bus.Value {
 
 // decode reads the data of an entry, which may come from anywhere.
 func decode(v bus.Value) (record, error) {
-	if v.Signature != signature && v.Signature != oldSignature {
+	p, numbers, h, ok := takeApart([]byte(v.Signature), v.Data)
+	if !ok {
 		return record{}, errData
 	}
 	le := binary.LittleEndian
-	p, rest, ok := bytesOf(v.Data)
-	if !ok {
-		return record{}, errData
-	}
-	if pad := -(4 + len(p)) & 7; pad <= len(rest) {
-		rest = rest[pad:]
-	}
-	if len(rest) < 20 {
-		return record{}, errData
-	}
-	r := record{
-		path:  strings.TrimSuffix(string(p), "\x00"),
-		dev:   le.Uint64(rest),
-		ino:   le.Uint64(rest[8:]),
-		flags: le.Uint32(rest[16:]),
-	}
-	if !strings.HasPrefix(r.path, "/") || r.path == "/" || strings.IndexByte(r.path, 0) >= 0 || path.Clean(r.path) != r.path {
-		return record{}, errData
-	}
-	if v.Signature == oldSignature {
-		return r, nil
-	}
-	h, _, ok := bytesOf(rest[20:])
-	if !ok {
-		return record{}, errData
-	}
-	if h, ok := strings.CutPrefix(string(h), handleMagic); ok && len(h) > 12 {
-		r.fsid = le.Uint64([]byte(h[4:12]))
-		r.handle = h[:4] + h[12:]
+	r := record{path: string(p), dev: le.Uint64(numbers), ino: le.Uint64(numbers[8:]), flags: le.Uint32(numbers[16:])}
+	if h, ok := bytes.CutPrefix(h, []byte(handleMagic)); ok && len(h) > 12 {
+		r.fsid = le.Uint64(h[4:])
+		r.handle = string(h[:4]) + string(h[12:])
 	}
 	return r, nil
 }
 
 // pathOf is the path in the data of an entry, and whether decode would read it.
 func pathOf(sig, data []byte) (p []byte, ok bool) {
-	if string(sig) != signature && string(sig) != oldSignature {
-		return nil, false
+	p, _, _, ok = takeApart(sig, data)
+	return p, ok
+}
+
+// takeApart finds what the data of an entry is made of: the path without its
+// NUL, device, inode and flags, and the handle, empty in the older form.
+func takeApart(sig, data []byte) (p, numbers, handle []byte, ok bool) {
+	older := string(sig) == oldSignature
+	if !older && string(sig) != signature {
+		return nil, nil, nil, false
 	}
 	p, rest, ok := bytesOf(data)
 	if !ok {
-		return nil, false
+		return nil, nil, nil, false
 	}
 	if pad := -(4 + len(p)) & 7; pad <= len(rest) {
 		rest = rest[pad:]
 	}
 	if len(rest) < 20 {
-		return nil, false
+		return nil, nil, nil, false
 	}
-	if string(sig) == signature {
-		if _, _, ok := bytesOf(rest[20:]); !ok {
-			return nil, false
+	numbers, rest = rest[:20], rest[20:]
+	if !older {
+		if handle, _, ok = bytesOf(rest); !ok {
+			return nil, nil, nil, false
 		}
 	}
 	p = bytes.TrimSuffix(p, []byte{0})
-	clean := len(p) > 1 && p[0] == '/' && bytes.IndexByte(p, 0) < 0 &&
-		!bytes.HasSuffix(p, []byte{'/'}) && !bytes.Contains(p, []byte("//")) && !bytes.Contains(p, []byte("/."))
-	// Names that begin with a dot are the few that are looked at twice.
-	return p, clean || len(p) > 1 && p[0] == '/' && bytes.IndexByte(p, 0) < 0 && path.Clean(string(p)) == string(p)
+	return p, numbers, handle, isPlace(p)
+}
+
+// isPlace reports whether a document can be at p: absolute, spelt as
+// path.Clean does, not the root, without NUL.
+func isPlace(p []byte) bool {
+	if len(p) < 2 || p[0] != '/' || bytes.IndexByte(p, 0) >= 0 {
+		return false
+	}
+	p = p[1:]
+	for more := true; more; {
+		var name []byte
+		name, p, more = bytes.Cut(p, []byte{'/'})
+		if len(name) == 0 || name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.') {
+			return false
+		}
+	}
+	return true
 }
 
 // bytesOf cuts an "ay" off the front of b.

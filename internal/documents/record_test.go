@@ -2,6 +2,7 @@ package documents
 
 import (
 	"encoding/binary"
+	"path"
 	"strings"
 	"testing"
 
@@ -68,6 +69,24 @@ func TestBadRecords(t *testing.T) {
 	}
 }
 
+// TestWhereADocumentCanBe tries all short names.
+func TestWhereADocumentCanBe(t *testing.T) {
+	all := []string{""}
+	for len(all[0]) < 7 {
+		var longer []string
+		for _, p := range all {
+			want := strings.HasPrefix(p, "/") && p != "/" && path.Clean(p) == p && !strings.Contains(p, "\x00")
+			if isPlace([]byte(p)) != want {
+				t.Errorf("%q: %v", p, !want)
+			}
+			for _, c := range []string{"/", ".", "a", "\x00"} {
+				longer = append(longer, p+c)
+			}
+		}
+		all = longer
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add("(ayttuay)", (&record{path: "/a/b", handle: "\x01\x00\x00\x00abc", fsid: 9}).encode().Data)
 	f.Add("(ayttu)", []byte{3, 0, 0, 0, '/', 'a', 0})
@@ -78,6 +97,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		if err != nil {
 			return
+		}
+		if path.Clean(r.path) != r.path || r.path[0] != '/' || r.path == "/" || strings.Contains(r.path, "\x00") {
+			t.Fatalf("the path %q", r.path)
 		}
 		again, err := decode(r.encode())
 		if err != nil || again != r {

@@ -61,6 +61,9 @@ func asOrdinaryUser() (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if uid == 0 {
+		return 0, fmt.Errorf("%s is root", name)
+	}
 	dir, err := os.MkdirTemp("", "docportal-test-")
 	if err != nil {
 		return 0, err
