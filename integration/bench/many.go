@@ -460,8 +460,8 @@ func largeStore() error {
 			return err
 		}
 		fmt.Printf("\nMemory with %d documents, MiB\n", most)
-		fmt.Printf(tableRow, "", "RSS", "of it files", "")
-		rested := 0
+		fmt.Printf(tableRow, "", "RSS", "of files", "most")
+		most := 0
 		for _, step := range []struct {
 			name string
 			call func() error
@@ -484,29 +484,30 @@ func largeStore() error {
 				return err
 			}
 			time.Sleep(step.rest)
-			rss, files, err := resident(pid)
-			if err != nil {
+			var rss, files int
+			if rss, files, most, err = resident(pid); err != nil {
 				return err
 			}
-			if step.rest > 0 {
-				rested = max(rested, rss)
-			}
-			fmt.Printf(tableRow, step.name, fmt.Sprintf("%.1f", float64(rss)/1024), fmt.Sprintf("%.1f", float64(files)/1024), "")
+			fmt.Printf(tableRow, step.name, mib(rss), mib(files), mib(most))
 		}
-		verdict(fmt.Sprintf("docportal ≤ %d MiB once it has answered and rested for %v", mostRSS>>10, idle+time.Second), rested <= mostRSS)
+		verdict(fmt.Sprintf("docportal ≤ %d MiB at every moment", mostRSS>>10), most <= mostRSS)
 		return syscall.Kill(pid, syscall.SIGTERM)
 	})
 }
 
-// resident is VmRSS and RssFile of a process in KiB.
-func resident(pid int) (rss, files int, err error) {
+func mib(kib int) string { return fmt.Sprintf("%.1f", float64(kib)/1024) }
+
+// resident is VmRSS, RssFile and VmHWM, the most that VmRSS has been, of a
+// process in KiB.
+func resident(pid int) (rss, files, most int, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	for line := range strings.Lines(string(b)) {
 		fmt.Sscanf(line, "VmRSS: %d kB", &rss)
 		fmt.Sscanf(line, "RssFile: %d kB", &files)
+		fmt.Sscanf(line, "VmHWM: %d kB", &most)
 	}
-	return rss, files, nil
+	return rss, files, most, nil
 }
