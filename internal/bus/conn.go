@@ -53,6 +53,8 @@ type Conn struct {
 	serial atomic.Uint32 // of the last message sent
 	large  chan struct{} // has a place for each answer of a Large method
 
+	backlogs backlogs
+
 	mu       sync.Mutex
 	ended    bool
 	err      error
@@ -333,6 +335,10 @@ func (c *Conn) post(h *header, body [][]byte, files []int) error {
 	if err != nil {
 		closeAll(files)
 		return err
+	}
+	if strings.HasPrefix(h.dest, ":") && !c.toSend(h.dest, outgoing{data: data}.size()) {
+		closeAll(files)
+		return nil // nobody reads it
 	}
 	sent := false
 	if !c.out.push(outgoing{data: data, files: files}, func(m outgoing) (outgoing, bool) {

@@ -26,6 +26,7 @@ type peer struct {
 	account   *account         // nil until identified
 	resolving bool
 	gone      bool
+	backlog   *backlog
 	waiting   []*Call // for the identification, in order of arrival
 	serial    map[*exported]*lane
 	running   int // calls admitted and not finished
@@ -108,7 +109,7 @@ func (c *Conn) admit(h *header, iface *exported, method *Method) (*Call, *Error)
 	}
 	p := c.peers[h.sender]
 	if p == nil {
-		p = &peer{name: h.sender, serial: make(map[*exported]*lane)}
+		p = &peer{name: h.sender, backlog: c.backlogs.meet(h.sender), serial: make(map[*exported]*lane)}
 		p.ctx, p.cancel = context.WithCancel(c.ctx)
 		c.peers[h.sender] = p
 	}
@@ -243,6 +244,7 @@ func (c *Conn) left(name string) {
 		return
 	}
 	delete(c.peers, name)
+	c.backlogs.forget(name)
 	p.gone = true
 	p.cancel()
 	c.settle(p)
@@ -348,6 +350,10 @@ func (c *Conn) runAll(l *lane, call *Call) {
 
 // run handles a call and answers it.
 func (c *Conn) run(call *Call) {
+	if !c.keepsUp(call.peer, call.iface.Serial || call.method.Large) {
+		c.replyError(&call.header, &Error{errLimitsExceeded, "the answers before this one are not read"})
+		return
+	}
 	if call.method.Large {
 		select {
 		case c.large <- struct{}{}:
