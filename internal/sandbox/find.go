@@ -74,7 +74,7 @@ func rootOnly(dir string) bool {
 var ErrNoProfile = errors.New("no profile")
 
 // Load reads the profile of app: a path of a profile file (it has a "/"), an
-// app id, or the last element of one if only one installed profile ends so.
+// app id, or a short name that only one installed profile has.
 // For an id, ID.profile of each directory is read in order, and each adds to
 // the ones before it.
 func Load(app string, dirs []string) (*Profile, error) {
@@ -127,32 +127,52 @@ func (p *Profile) readFile(path string) error {
 	return p.AddFile(path, data)
 }
 
-// findID turns what the user typed into the app id of an installed profile.
+// findID turns what the user typed into the app id of an installed profile: an
+// id, its last element, another element of it, or the name of a program; the
+// first of these that any profile has.
 func findID(app string, dirs []string) (string, error) {
 	ids := Installed(dirs)
 	if slices.Contains(ids, app) {
 		return app, nil
 	}
-	var found []string
-	short := make([]string, 0, len(ids))
-	for _, id := range ids {
-		last := id[strings.LastIndexByte(id, '.')+1:]
-		if strings.EqualFold(last, app) {
-			found = append(found, id)
+	words := make([]string, 0, len(ids))
+	for _, is := range []func(id string) bool{
+		func(id string) bool {
+			last := id[strings.LastIndexByte(id, '.')+1:]
+			words = append(words, id, last)
+			return strings.EqualFold(last, app)
+		},
+		func(id string) bool {
+			elements := strings.Split(id, ".")
+			return slices.ContainsFunc(elements[1:], func(e string) bool { return strings.EqualFold(e, app) })
+		},
+		func(id string) bool {
+			p, err := Load(id, dirs) // one that cannot be read has no programs
+			return err == nil && slices.ContainsFunc(p.Command, func(w Word) bool {
+				words = append(words, filepath.Base(w.Text))
+				return filepath.Base(w.Text) == app
+			})
+		},
+	} {
+		var found []string
+		for _, id := range ids {
+			if is(id) {
+				found = append(found, id)
+			}
 		}
-		short = append(short, id, last)
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		hint := didYouMean(app, short)
-		if hint == "" {
-			hint = "; a profile is a file ID" + profileSuffix + " in " + strings.Join(dirs, ", ")
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return "", fmt.Errorf("%q is short for more than one app: %s", app, strings.Join(found, ", "))
 		}
-		return "", fmt.Errorf("%w for %q%s", ErrNoProfile, app, hint)
 	}
-	return "", fmt.Errorf("%q is short for more than one app: %s", app, strings.Join(found, ", "))
+	hint := didYouMean(app, words)
+	if hint == "" {
+		hint = "; sbx-run --list shows all; a profile is a file ID" + profileSuffix + " in " + strings.Join(dirs, ", ")
+	}
+	return "", fmt.Errorf("%w for %q%s", ErrNoProfile, app, hint)
 }
 
 // Installed lists the app ids of all profiles in the directories, sorted.

@@ -25,7 +25,7 @@ func TestProfileIsFoundByIDShortNameOrPath(t *testing.T) {
 	dir := t.TempDir()
 	one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
 	write(t, one+"/org.mozilla.firefox.profile", app("org.mozilla.firefox"))
-	write(t, one+"/org.a.Player.profile", app("org.a.Player"))
+	write(t, one+"/org.a.Player.profile", app("org.a.Player")+"command=/opt/a/play-music\n")
 	write(t, two+"/org.b.player.profile", app("org.b.player"))
 	write(t, two+"/org.b.Wrong.profile", app("org.b.Other"))
 	write(t, two+"/org.b.Nameless.profile", "[Context]\n")
@@ -38,6 +38,11 @@ func TestProfileIsFoundByIDShortNameOrPath(t *testing.T) {
 		{"Firefox", "org.mozilla.firefox", ""},
 		{"player", "", `"player" is short for more than one app: org.a.Player, org.b.player`},
 		{"org.a.Player", "org.a.Player", ""},
+		{"mozilla", "org.mozilla.firefox", ""}, // as in org.telegram.desktop
+		{"org", "", `no profile for "org"`},
+		{"b", "", `"b" is short for more than one app`},
+		{"play-music", "org.a.Player", ""}, // its program
+		{"", "", `no profile for ""`},
 		{dir + "/any", "org.c.Any", ""},
 		{"firefx", "", `no profile for "firefx"; did you mean firefox?`},
 		{"org.b.Wrong", "", two + `/org.b.Wrong.profile:2: name: "org.b.Other" in a file named org.b.Wrong.profile`},
