@@ -24,6 +24,9 @@ const app = "org.docportal.Bench"
 // allowance is what sbx-run may add to its two parts.
 const allowance = 60 * time.Millisecond
 
+// mostOfSbxRun is what sbx-run may hold while an app runs, in KiB.
+const mostOfSbxRun = 6 << 10
+
 // startOfAnApp measures the time from exec to the program's first instruction.
 // One sandbox runs all the while: its command lines are what the plain ones
 // are made of, and its instance directory is what they bind.
@@ -93,6 +96,15 @@ func startOfAnApp() error {
 		printTimes(fmt.Sprintf("Start of an app: exec to the program's first instruction, %d interleaved runs", rounds), plain, proxy, ours, flatpak)
 		verdict(fmt.Sprintf("sbx-run ≤ plain bwrap + wrapped proxy + %s ms", ms(allowance)),
 			ours.median() <= plain.median()+proxy.median()+allowance)
+		time.Sleep(idle) // it is the waiting that is measured
+		kib, err := held(s, "sbx-run")
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\nMemory of sbx-run's two processes while an app runs, PSS\n")
+		fmt.Printf(tableRow, "", "MiB", "", "")
+		fmt.Printf(tableRow, "sbx-run", fmt.Sprintf("%.1f", float64(kib)/1024), "", "")
+		verdict(fmt.Sprintf("sbx-run ≤ %d MiB", mostOfSbxRun>>10), kib <= mostOfSbxRun)
 		return running.Close()
 	})
 }
