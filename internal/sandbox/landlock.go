@@ -3,14 +3,19 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// scopeAbstractUnixSocket keeps a process from connecting to abstract UNIX
-// sockets that were made outside its own domain (Linux 6.12, landlock(7)).
-const scopeAbstractUnixSocket = 1 << 0
+// What a process can be kept from (Linux 6.12, landlock(7)): connecting to
+// abstract UNIX sockets that were made outside its own domain, and signalling
+// processes outside it.
+const (
+	scopeAbstractUnixSocket = 1 << 0
+	scopeSignal             = 1 << 1
+)
 
 // landlockScopeABI is the first ABI of Landlock with scopes.
 const landlockScopeABI = 6
@@ -28,12 +33,29 @@ func landlockABI() int {
 	return int(n)
 }
 
-// scopeThread keeps the calling thread and all its children from abstract
-// sockets of others, for ever. The caller has locked the goroutine to its
-// thread and never gives it back. The ruleset handles no file access: bwrap
-// must still mount.
-func scopeThread() error {
-	attr := struct{ fs, net, scoped uint64 }{scoped: scopeAbstractUnixSocket}
+// scopes decides what the app's bwrap is kept from. A sandbox is in the process
+// group of who called, so that the terminal's keys reach it, and kill(2) with 0
+// reaches all of that group, in any namespace. A setuid bwrap could not gain its
+// privileges any more and is left alone, unless abstract sockets are in reach:
+// then nothing starts.
+func scopes(network bool, abi int, bwrap string) uint64 {
+	if abi < landlockScopeABI {
+		return 0
+	}
+	if network {
+		return scopeAbstractUnixSocket | scopeSignal
+	}
+	if info, err := os.Stat(bwrap); err != nil || info.Mode()&os.ModeSetuid != 0 {
+		return 0
+	}
+	return scopeSignal
+}
+
+// scopeThread keeps the calling thread and all its children from what scopes
+// says, for ever. The caller has locked the goroutine to its thread and never
+// gives it back. The ruleset handles no file access: bwrap must still mount.
+func scopeThread(scopes uint64) error {
+	attr := struct{ fs, net, scoped uint64 }{scoped: scopes}
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
 		return fmt.Errorf("landlock_create_ruleset: %w", errno)
@@ -48,21 +70,18 @@ func scopeThread() error {
 	return nil
 }
 
-// checkAbstract decides whether the app's bwrap needs the scope, and refuses
-// the start where it needs it and cannot have it: abstract sockets belong to
-// the network namespace, so an app with the host's network could speak to an
-// abstract bus past the proxy, as the host.
-func checkAbstract(network bool, buses []BusAddress, abi int) (scope bool, err error) {
-	if !network {
-		return false, nil
-	}
-	if abi >= landlockScopeABI {
-		return true, nil
+// checkAbstract refuses the start where abstract sockets cannot be kept from an
+// app that must not reach one: they belong to the network namespace, so an app
+// with the host's network could speak to an abstract bus past the proxy, as the
+// host.
+func checkAbstract(network bool, buses []BusAddress, abi int) error {
+	if !network || abi >= landlockScopeABI {
+		return nil
 	}
 	for _, b := range buses {
 		if b.Abstract {
-			return false, fmt.Errorf("refused: the app shares the network and the bus %s is an abstract socket, so it could go around the filter: %w; start the bus at a path, or take network away", b.Address, errNoScopes)
+			return fmt.Errorf("refused: the app shares the network and the bus %s is an abstract socket, so it could go around the filter: %w; start the bus at a path, or take network away", b.Address, errNoScopes)
 		}
 	}
-	return false, nil
+	return nil
 }

@@ -141,11 +141,10 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	accessibility := async(func() (BusAddress, error) { return s.accessibility(asking, pl, abi) })
 
 	// The system bus is in use whether the profile names something on it or not.
-	scope, err := checkAbstract(pl.Network, []BusAddress{pl.Host.SessionBus, pl.Host.SystemBus}, abi)
-	if err != nil {
+	if err := checkAbstract(pl.Network, []BusAddress{pl.Host.SessionBus, pl.Host.SystemBus}, abi); err != nil {
 		return nil, err
 	}
-	if pl.Network && !scope && pl.Env["DISPLAY"] != "" {
+	if pl.Network && abi < landlockScopeABI && pl.Env["DISPLAY"] != "" {
 		s.Warn("the app can reach an abstract X11 socket: %v", errNoScopes)
 	}
 
@@ -183,7 +182,7 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	if a11y.err != nil && pl.Accessible && ctx.Err() == nil {
 		s.Warn("starting without accessibility: %v", a11y.err)
 	}
-	if _, err := checkAbstract(pl.Network, []BusAddress{a11y.value}, abi); err != nil {
+	if err := checkAbstract(pl.Network, []BusAddress{a11y.value}, abi); err != nil {
 		return nil, err
 	}
 	pl.setAccessibility(a11y.value)
@@ -225,7 +224,7 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	}
 
 	// The app, held back until everything about it is known to be true.
-	app, err := s.startApp(pl, found.value, scope, proxy)
+	app, err := s.startApp(pl, found.value, scopes(pl.Network, abi, s.Bwrap), proxy)
 	if err != nil {
 		return nil, err
 	}
@@ -590,7 +589,7 @@ type appPart struct {
 }
 
 // startApp starts the app's bwrap; proxy is nil where the app has no bus.
-func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) (*appPart, error) {
+func (s *Starter) startApp(pl *Plan, ft Features, scopes uint64, proxy *proxyPart) (*appPart, error) {
 	infoR, infoW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -622,12 +621,15 @@ func (s *Starter) startApp(pl *Plan, ft Features, scope bool, proxy *proxyPart) 
 		// the thread. Landlock stays on the thread, which nobody else uses.
 		runtime.LockOSThread()
 		var err error
-		if scope {
-			err = scopeThread()
+		if scopes != 0 {
+			err = scopeThread(scopes)
 		}
 		if err == nil {
 			a.part, err = s.spawn("app", args, fs, infoR, func(cmd *exec.Cmd) {
 				cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+				// Where there is no terminal to be shared, neither is the
+				// process group: its members can be signalled.
+				cmd.SysProcAttr.Setpgid = !hasTerminal()
 			})
 		}
 		started <- err
@@ -830,6 +832,16 @@ func (a *appPart) forward(sig syscall.Signal) {
 	if !sent && ends(sig) { // the program has not begun yet
 		unix.PidfdSendSignal(a.pidfd, unix.SIGKILL, nil, 0)
 	}
+}
+
+// hasTerminal reports whether this process has a controlling terminal.
+func hasTerminal() bool {
+	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
 }
 
 // foreground reports whether our process group has the terminal.

@@ -15,8 +15,8 @@ func (s *Starter) startDaemon(ctx context.Context, pl *Plan, made *cleanup) (*ap
 	if err != nil {
 		return nil, err
 	}
-	scope, err := checkAbstract(pl.Network, []BusAddress{pl.Host.SystemBus}, landlockABI())
-	if err != nil {
+	abi := landlockABI()
+	if err := checkAbstract(pl.Network, []BusAddress{pl.Host.SystemBus}, abi); err != nil {
 		return nil, err
 	}
 	if pl.SystemBus {
@@ -49,7 +49,7 @@ func (s *Starter) startDaemon(ctx context.Context, pl *Plan, made *cleanup) (*ap
 			return nil, fmt.Errorf("xdg-dbus-proxy: %w", err)
 		}
 	}
-	app, err := s.startApp(pl, ft, scope, proxy)
+	app, err := s.startApp(pl, ft, scopes(pl.Network, abi, s.Bwrap), proxy)
 	if err != nil {
 		return nil, err
 	}
