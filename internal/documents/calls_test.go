@@ -222,7 +222,7 @@ func (p *caught) reset(file string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open[openTransfer] = &transfer{key: openTransfer, owner: callers[":1.2"], name: ":1.2", files: []transferFile{{rec: rec}}}
-	t.sender[":1.2"] = &sender{transfers: 1, files: 1}
+	t.count(":1.2", appA, held{transfers: 1, files: 1, bytes: len(rec.path)}, +1)
 }
 
 // send sends a message with any body.

@@ -20,10 +20,15 @@ import (
 // TransferVersion is the version of the interface org.freedesktop.portal.FileTransfer.
 const TransferVersion = 1
 
-// Limits of one sender.
+// Limits of one sender, and of an app with all its connections.
 const (
 	maxTransfers     = 256  // open at a time
 	maxTransferFiles = 8192 // in all its open transfers
+	maxTransferBytes = 16 << 20
+
+	appTransfers     = 4 * maxTransfers
+	appTransferFiles = 4 * maxTransferFiles
+	appTransferBytes = maxTransferBytes
 )
 
 // transfers are the open file transfers: a sender puts files into one and
@@ -31,11 +36,80 @@ const (
 type transfers struct {
 	mu     sync.Mutex
 	open   map[string]*transfer // by key
-	sender map[string]*sender   // by unique name
+	sender map[string]*held     // by unique name
+	app    map[string]*held     // by app id
 }
 
-// sender is what a sender has open.
-type sender struct{ transfers, files int }
+// held is what a sender or an app has open.
+type held struct {
+	transfers, files int
+	bytes            int // of the files' paths
+}
+
+func (h *held) add(o held, sign int) {
+	h.transfers += sign * o.transfers
+	h.files += sign * o.files
+	h.bytes += sign * o.bytes
+}
+
+// past says which of the limits more would break, if any.
+func (h *held) past(more, limit held, whose string) error {
+	switch {
+	case h.transfers+more.transfers > limit.transfers:
+		return bus.Failed("%d transfers of %s are open, and the limit is %d", h.transfers, whose, limit.transfers)
+	case h.files+more.files > limit.files:
+		return bus.Failed("%d files are in open transfers of %s, and the limit is %d", h.files, whose, limit.files)
+	case h.bytes+more.bytes > limit.bytes:
+		return bus.Failed("the paths in open transfers of %s have %d bytes, and the limit is %d", whose, h.bytes, limit.bytes)
+	}
+	return nil
+}
+
+// hold counts more for a sender, or says which limit that would break; t.mu is
+// held.
+func (t *transfers) hold(name, app string, more held) error {
+	for _, a := range []struct {
+		of    map[string]*held
+		key   string
+		limit held
+		whose string
+	}{
+		{t.sender, name, held{maxTransfers, maxTransferFiles, maxTransferBytes}, "this sender"},
+		{t.app, app, held{appTransfers, appTransferFiles, appTransferBytes}, "this app"},
+	} {
+		if a.key == "" { // the host's programs have no more in common than their user
+			continue
+		}
+		has := a.of[a.key]
+		if has == nil {
+			has = new(held)
+		}
+		if err := has.past(more, a.limit, a.whose); err != nil {
+			return err
+		}
+	}
+	t.count(name, app, more, +1)
+	return nil
+}
+
+// count adds to what a sender and its app hold, or takes away; t.mu is held.
+func (t *transfers) count(name, app string, what held, sign int) {
+	for _, a := range []struct {
+		of  map[string]*held
+		key string
+	}{{t.sender, name}, {t.app, app}} {
+		if a.key == "" {
+			continue
+		}
+		if a.of[a.key] == nil {
+			a.of[a.key] = new(held)
+		}
+		a.of[a.key].add(what, sign)
+		if a.of[a.key].transfers == 0 {
+			delete(a.of, a.key)
+		}
+	}
+}
 
 // transfer is one file transfer.
 type transfer struct {
@@ -44,6 +118,7 @@ type transfer struct {
 	name     string // unique name of the owner
 	writable bool
 	autostop bool
+	taken    bool // somebody is retrieving it, and nobody else may
 	files    []transferFile
 }
 
@@ -58,7 +133,8 @@ type transferFile struct {
 
 func (t *transfers) init() {
 	t.open = make(map[string]*transfer)
-	t.sender = make(map[string]*sender)
+	t.sender = make(map[string]*held)
+	t.app = make(map[string]*held)
 }
 
 // FileTransfer is the D-Bus interface org.freedesktop.portal.FileTransfer, for
@@ -115,15 +191,9 @@ func (s *Service) startTransfer(_ context.Context, c *bus.Call) ([]any, error) {
 	t := &transfer{key: transferKey(), owner: c.Caller, name: c.Sender, writable: writable, autostop: autostop}
 	s.transfers.mu.Lock()
 	defer s.transfers.mu.Unlock()
-	of := s.transfers.sender[t.name]
-	if of == nil {
-		of = new(sender)
-		s.transfers.sender[t.name] = of
+	if err := s.transfers.hold(t.name, t.owner.App, held{transfers: 1}); err != nil {
+		return nil, err
 	}
-	if of.transfers >= maxTransfers {
-		return nil, bus.Failed("%d transfers are open, and the limit is %d", of.transfers, maxTransfers)
-	}
-	of.transfers++
 	s.transfers.open[t.key] = t
 	return []any{t.key}, nil
 }
@@ -131,7 +201,7 @@ func (s *Service) startTransfer(_ context.Context, c *bus.Call) ([]any, error) {
 // own returns the caller's transfer; t.mu is held.
 func (t *transfers) own(c *bus.Call, key string) (*transfer, error) {
 	tr := t.open[key]
-	if tr == nil || tr.name != c.Sender {
+	if tr == nil || tr.taken || tr.name != c.Sender {
 		return nil, errTransfer()
 	}
 	return tr, nil
@@ -181,24 +251,29 @@ func (s *Service) addFiles(ctx context.Context, c *bus.Call) ([]any, error) {
 	if tr, err = t.own(c, key); err != nil { // it was stopped meanwhile
 		return nil, err
 	}
-	of := t.sender[tr.name]
-	if of.files+len(files) > maxTransferFiles {
-		return nil, bus.Failed("%d files are in open transfers, and the limit is %d", of.files, maxTransferFiles)
+	more := content(files)
+	if err := t.hold(tr.name, tr.owner.App, more); err != nil {
+		return nil, err
 	}
-	of.files += len(files)
 	tr.files = append(tr.files, files...)
 	return nil, nil
+}
+
+// content is what files count for.
+func content(files []transferFile) held {
+	h := held{files: len(files)}
+	for _, f := range files {
+		h.bytes += len(f.rec.path)
+	}
+	return h
 }
 
 // remove ends a transfer; t.mu is held.
 func (t *transfers) remove(tr *transfer) {
 	delete(t.open, tr.key)
-	of := t.sender[tr.name]
-	of.transfers--
-	of.files -= len(tr.files)
-	if of.transfers == 0 {
-		delete(t.sender, tr.name)
-	}
+	what := content(tr.files)
+	what.transfers = 1
+	t.count(tr.name, tr.owner.App, what, -1)
 }
 
 func (s *Service) closeTransfer(tr *transfer) {
@@ -232,12 +307,11 @@ func (s *Service) PeerGone(name string) {
 	if t.sender[name] == nil {
 		return
 	}
-	for key, tr := range t.open {
+	for _, tr := range t.open {
 		if tr.name == name {
-			delete(t.open, key)
+			t.remove(tr)
 		}
 	}
-	delete(t.sender, name)
 }
 
 // close ends all transfers.
@@ -254,28 +328,22 @@ func (s *Service) retrieveFiles(ctx context.Context, c *bus.Call) ([]any, error)
 	t := &s.transfers
 	t.mu.Lock()
 	tr := t.open[key]
-	var files []transferFile
-	if tr != nil {
-		files = tr.files[:len(tr.files):len(tr.files)]
-		if tr.autostop {
-			// Taken out, so that nobody else retrieves it meanwhile.
-			delete(t.open, key)
-		}
-	}
-	t.mu.Unlock()
-	if tr == nil {
+	if tr == nil || tr.taken {
+		t.mu.Unlock()
 		return nil, errTransfer()
 	}
+	files := tr.files[:len(tr.files):len(tr.files)]
+	tr.taken = tr.autostop
+	t.mu.Unlock()
 	paths, err := s.retrieve(ctx, tr, c.Caller, files)
 	if !tr.autostop {
 		return []any{paths}, err
 	}
 	t.mu.Lock()
-	_, there := t.sender[tr.name]
-	if there && err != nil {
-		t.open[key] = tr
-	} else if there {
-		t.remove(tr)
+	if t.open[key] == tr { // its owner may have left
+		if tr.taken = false; err == nil {
+			t.remove(tr)
+		}
 	}
 	t.mu.Unlock()
 	if err != nil {

@@ -282,25 +282,67 @@ func TestTransferOfDocuments(t *testing.T) {
 	s.refused(b, notAllowed, fileTransfer+"RetrieveFiles", nil, key, given{})
 }
 
+// TestTransferLimits: of one sender, and of an app with all its connections.
 func TestTransferLimits(t *testing.T) {
 	s := newSession(t, unmounted(newFakeView()))
+	tally := &s.docs.transfers
+	pretend := func(name, app string, what held) {
+		tally.mu.Lock()
+		defer tally.mu.Unlock()
+		tally.count(name, app, what, +1)
+	}
+	refused := func(c caller, limit int) {
+		t.Helper()
+		r := c.do(request{Method: fileTransfer + "StartTransfer", Args: []any{given{}}})
+		if r.Error != failed || !strings.Contains(r.Text, fmt.Sprint("limit is ", limit)) {
+			t.Error(r)
+		}
+	}
+	var keys []string
 	for range maxTransfers {
-		s.startTransfer(s.host, given{})
+		keys = append(keys, s.startTransfer(s.host, given{}))
 	}
-	r := s.host.do(request{Method: fileTransfer + "StartTransfer", Args: []any{given{}}})
-	if r.Error != failed || !strings.Contains(r.Text, fmt.Sprint(maxTransfers)) {
-		t.Error(r)
-	}
-	other := s.another()
-	key := s.startTransfer(other, given{"autostop": false})
-	s.docs.transfers.mu.Lock()
-	tr := s.docs.transfers.open[key]
-	tr.files = make([]transferFile, maxTransferFiles-1)
-	s.docs.transfers.sender[tr.name].files = len(tr.files)
-	s.docs.transfers.mu.Unlock()
+	refused(s.host, maxTransfers)
+	s.must(s.host, fileTransfer+"StopTransfer", nil, keys[0])
+	s.startTransfer(s.host, given{})
+	refused(s.host, maxTransfers)
+
 	f := open{Path: s.file("f", "")}
-	if r := addFiles(other, key, f, f); r.Error != failed || !strings.Contains(r.Text, fmt.Sprint(maxTransferFiles)) {
+	name := s.host.conn.Names()[0]
+	for limit, less := range map[int]held{
+		maxTransferFiles: {files: maxTransferFiles - 1},
+		maxTransferBytes: {bytes: maxTransferBytes - len(f.Path) - 1},
+	} {
+		pretend(name, "", less)
+		if r := addFiles(s.host, keys[1], f, f); r.Error != failed || !strings.Contains(r.Text, fmt.Sprint("limit is ", limit)) {
+			t.Error(r)
+		}
+		s.mustAddFiles(s.host, keys[1], f)
+		s.must(s.host, fileTransfer+"StopTransfer", nil, keys[1])
+		less.files, less.bytes = -less.files, -less.bytes
+		pretend(name, "", less)
+		keys[1] = s.startTransfer(s.host, given{})
+	}
+	s.startTransfer(s.another(), given{}) // the host's programs are not one
+
+	a, b := s.sandboxed(appA), s.sandboxed(appA)
+	one, two := s.startTransfer(a, given{}), s.startTransfer(b, given{})
+	pretend("others", appA, held{transfers: appTransfers - 2})
+	refused(a, appTransfers)
+	refused(b, appTransfers)
+	pretend("others", appA, held{files: appTransferFiles - 1})
+	s.mustAddFiles(a, one, f)
+	if r := addFiles(b, two, f); r.Error != failed || !strings.Contains(r.Text, fmt.Sprint("limit is ", appTransferFiles)) {
 		t.Error(r)
 	}
-	s.mustAddFiles(other, key, f)
+	s.docs.PeerGone("others")
+	s.must(a, fileTransfer+"StopTransfer", nil, one)
+	s.mustAddFiles(b, two, f)
+	s.retrieve(s.host, two)
+	tally.mu.Lock()
+	defer tally.mu.Unlock()
+	// What was pretended is held by nobody's transfer, so it stays.
+	if got, want := *tally.app[appA], (held{transfers: appTransfers - 2, files: appTransferFiles - 1}); got != want {
+		t.Errorf("the app holds %+v, want %+v", got, want)
+	}
 }
