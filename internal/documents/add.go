@@ -108,7 +108,20 @@ func (s *Service) placeFor(ctx context.Context, c *identity.Caller, all []placed
 		return nil, nil
 	}
 	if !c.IsHost() {
-		done, err := s.reserve(c.App, len(all))
+		shares := make(map[string]share)
+		for _, p := range all {
+			one := share{1, p.rec.size()}
+			for _, g := range p.grants {
+				one.bytes += appBytes(g.app)
+			}
+			shares[c.App] = shares[c.App].plus(one)
+			for _, g := range p.grants {
+				if g.app != c.App {
+					shares[g.app] = shares[g.app].plus(one)
+				}
+			}
+		}
+		done, err := s.room(c, shares)
 		if err != nil {
 			return nil, err
 		}

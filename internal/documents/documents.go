@@ -77,17 +77,18 @@ type Service struct {
 
 	// mu guards what follows. It is never held over a system call on a file,
 	// a commit of the store, or a call of anybody else's code.
-	mu         sync.RWMutex
-	cache      map[string]*document           // persistent ones, at most cacheSize
-	transient  map[string]*document           // transient ones, all
-	byPath     map[string][]string            // of the transient ones: host path to ids
-	byApp      map[string]map[string]struct{} // of the transient ones: app id to ids
-	counts     map[string]int                 // live documents of an app that has added some
-	pending    map[string]int                 // documents that an app is about to add
-	mounted    *mounted                       // nil while nothing is mounted
-	mounting   *mounting                      // the attempt under way, nil if none
-	shortLived int                            // mounts in a row that ended at once
-	closed     bool
+	mu           sync.RWMutex
+	cache        map[string]*document           // persistent ones, at most cacheSize
+	transient    map[string]*document           // transient ones, all
+	byPath       map[string][]string            // of the transient ones that are not unique: host path to ids
+	uniqueByPath map[string][]string            // of those that are unique
+	byApp        map[string]map[string]struct{} // of the transient ones: app id to ids
+	shares       map[string]share               // of the apps that have added documents or been given some by others
+	pending      map[string]share               // what is about to be added to them
+	mounted      *mounted                       // nil while nothing is mounted
+	mounting     *mounting                      // the attempt under way, nil if none
+	shortLived   int                            // mounts in a row that ended at once
+	closed       bool
 }
 
 // New makes a service that has not mounted anything yet.
@@ -107,9 +108,10 @@ func New(o Options) *Service {
 		cache:         make(map[string]*document),
 		transient:     make(map[string]*document),
 		byPath:        make(map[string][]string),
+		uniqueByPath:  make(map[string][]string),
 		byApp:         make(map[string]map[string]struct{}),
-		counts:        make(map[string]int),
-		pending:       make(map[string]int),
+		shares:        make(map[string]share),
+		pending:       make(map[string]share),
 	}
 	s.transfers.init()
 	return s

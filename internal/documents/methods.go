@@ -172,9 +172,35 @@ func (s *Service) grantPermissions(ctx context.Context, c *bus.Call) ([]any, err
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.change(ctx, id, func(d *document) (map[string][]string, bool, error) {
+	allowed := func(d *document) error {
 		if !c.Caller.IsHost() && !d.can(c.Caller.App).has(permGrant|p) {
-			return nil, false, bus.NotAllowed("not allowed to grant these permissions")
+			return bus.NotAllowed("not allowed to grant these permissions")
+		}
+		return nil
+	}
+	if !c.Caller.IsHost() {
+		d, err := s.get(id)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			return nil, errNone
+		}
+		if err := allowed(d); err != nil {
+			return nil, err
+		}
+		if _, named := d.words[app]; !named {
+			more := share{bytes: appBytes(app)}
+			done, err := s.room(c.Caller, map[string]share{c.Caller.App: more, app: shareIn(d.words, d.rec.size()).plus(more)})
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+		}
+	}
+	return nil, s.change(ctx, id, func(d *document) (map[string][]string, bool, error) {
+		if err := allowed(d); err != nil {
+			return nil, false, err
 		}
 		return granted(d.words, []permission{{app, p}}), false, nil
 	})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -536,6 +537,134 @@ func TestLimit(t *testing.T) {
 	s.addFull(s.host, 0, appA, []string{"read"}, files(1, "host")...) // the host is not limited
 	if n := s.count(); n != 7 {
 		t.Error(n)
+	}
+}
+
+// TestLimitOfBytes: what describes an app's documents is bounded too, in memory
+// and in the store.
+func TestLimitOfBytes(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	a := s.sandboxed(appA)
+	f := open{Path: s.file("f", "")}
+	ids := []string{s.addFull(a, 0, "", nil, f)[0], s.addFull(a, all, "", nil, f)[0]}
+	s.docs.mu.RLock()
+	has := s.docs.shares[appA]
+	s.docs.mu.RUnlock()
+	if stored, err := s.docs.storedShare(appA); err != nil || has.documents != 2 || stored.documents != 1 || has.bytes <= stored.bytes {
+		t.Errorf("%+v, of it stored %+v, %v", has, stored, err)
+	}
+	for _, id := range ids {
+		s.must(a, "GrantPermissions", nil, id, appB, []string{"read"})
+	}
+	// Almost at the limit.
+	s.docs.mu.Lock()
+	more := s.docs.shares[appA].bytes - has.bytes
+	s.docs.shares[appA] = share{2, MaxBytes - 30}
+	s.docs.mu.Unlock()
+	if more != 2*appBytes(appB) {
+		t.Errorf("two documents that name another app are %d bytes more", more)
+	}
+	for _, flags := range []uint32{0, all} {
+		r := a.do(request{Method: qualified("AddFull"), Files: []open{f}, Args: []any{fdList{0}, flags &^ addReuse, "", []string{}}})
+		if r.Error != failed || !strings.Contains(r.Text, fmt.Sprint("limit is ", MaxBytes)) {
+			t.Error(r)
+		}
+	}
+	for _, id := range ids {
+		s.refused(a, failed, "GrantPermissions", nil, id, "org.example.C", []string{"read"})
+		s.must(a, "GrantPermissions", nil, id, appB, []string{"grant-permissions"}) // names nobody more
+	}
+	s.must(s.host, "GrantPermissions", nil, ids[0], "org.example.C", []string{"read"})
+	s.must(s.host, "Delete", nil, ids[1])
+	s.addFull(a, 0, "", nil, f)
+}
+
+// TestAGiftTakesNoRoomThatIsNeeded: who gives documents to another app cannot
+// keep it from adding its own.
+func TestAGiftTakesNoRoomThatIsNeeded(t *testing.T) {
+	o := unmounted(newFakeView())
+	o.tune = func(s *Service) { s.maxDocuments = 8 }
+	s := newSession(t, o)
+	a, b := s.sandboxed(appA), s.sandboxed(appB)
+	f := open{Path: s.file("f", "")}
+	var last string
+	for range 6 {
+		last = s.addFull(a, 0, appB, []string{"read"}, f)[0]
+	}
+	s.addRefused(a, failed, 0, appB, []string{"read"}, f)
+	other := s.addFull(a, 0, "", nil, f)[0]
+	s.refused(a, failed, "GrantPermissions", nil, other, appB, []string{"read"})
+	s.must(a, "GrantPermissions", nil, last, appB, []string{"grant-permissions"})
+	s.addFull(s.host, 0, appB, []string{"read"}, f)
+	s.addFull(b, 0, "", nil, f)
+	s.addRefused(b, failed, 0, "", nil, f)
+}
+
+// TestManyUniqueDocumentsOfOneFile are in nobody's way: an add looks at none of
+// them, and a look-up at few.
+func TestManyUniqueDocumentsOfOneFile(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	a := s.sandboxed(appA)
+	f := open{Path: s.file("f", "")}
+	const n = maxAlike + 20
+	var unique []string
+	for _, persistent := range []uint32{0, addPersistent} {
+		id := s.addFull(a, persistent, "", nil, f)[0]
+		unique = append(unique, id)
+		d, err := s.docs.get(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var more []placed
+		for range n {
+			more = append(more, placed{rec: d.rec})
+		}
+		ids, err := s.docs.place(t.Context(), more)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unique = append(unique, ids...)
+	}
+	lookup := func() string { return s.must(s.host, "Lookup", nil, []byte(f.Path))[0].(string) }
+	if got := lookup(); !slices.Contains(unique[n+1:], got) || got != lookup() {
+		t.Errorf("%q is no persistent one, or not always the same", got)
+	}
+	id := s.addFull(a, all, "", nil, f)[0]
+	if got := lookup(); got != id || slices.Contains(unique, id) {
+		t.Errorf("%q, want %q", got, id)
+	}
+	if again := s.addFull(s.host, all, "", nil, f)[0]; again != id {
+		t.Errorf("%q, want %q", again, id)
+	}
+	transient := s.addFull(a, addReuse, "", nil, f)[0]
+	if again := s.addFull(s.host, addReuse, "", nil, f)[0]; again != transient || slices.Contains(unique, transient) {
+		t.Errorf("%q, want %q", again, transient)
+	}
+	d, err := s.docs.get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.View(func(tx *permstore.Tx) error {
+		ids, err := alike(tx, indexPath, pathKey(d.rec.path))
+		if err == nil && !slices.Equal(ids, []string{id}) {
+			t.Errorf("an add looks at %v", ids)
+		}
+		ids, err = alike(tx, indexPath, append(pathKey(d.rec.path), 0))
+		if err == nil && len(ids) != maxAlike {
+			t.Errorf("a look-up looks at %d", len(ids))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range append(unique, id, transient) {
+		s.must(s.host, "Delete", nil, id)
+	}
+	got := lookup()
+	s.docs.mu.RLock()
+	defer s.docs.mu.RUnlock()
+	if got != "" || len(s.docs.byPath)+len(s.docs.uniqueByPath) != 0 {
+		t.Errorf("%q, and %v, %v are left", got, s.docs.byPath, s.docs.uniqueByPath)
 	}
 }
 

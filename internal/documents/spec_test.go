@@ -44,7 +44,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"7: bad indexes, unreferenced descriptors":                 "BadIndex ../bus:DescriptorsOfAMessage ../bus:DescriptorsAreNeverTakenForAnotherMessages",
 		"8: all or nothing; nothing of nothing":                    "AllOrNothing AddFullOfNothing",
 		"9: no link is followed at the last name, each time":       "NoDocumentNamesAFileThatTheCallerCouldNotHaveOpened TransferChanges",
-		"reuse keeps permissions; unique is always new":            "Reuse",
+		"reuse keeps permissions; unique is always new":            "Reuse ManyUniqueDocumentsOfOneFile",
 		"what caller and target get":                               "Grants EveryMethodThroughARealProxy",
 		"as-needed: running sandboxes":                             "AsNeeded AsNeededFromRunningSandboxesBeforeTheirMetadata",
 		"as-needed: profiles":                                      "AsNeededFromProfiles",
@@ -63,10 +63,10 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"StopTransfer, TransferClosed, the starter's end":              "TransferEnd EveryMethodThroughARealProxy",
 		"names that are not UTF-8 are left out":                        "TransferChanges",
 		// Limits.
-		"100 000 live documents":                                "Limit TheLimitIsAHundredThousand",
+		"100 000 live documents":                                "Limit TheLimitIsAHundredThousand LimitOfBytes AGiftTakesNoRoomThatIsNeeded",
 		"64 calls in flight":                                    "../bus:CallsInFlight ../bus:ABurstBeforeIdentificationIsBoundedByWhoItTurnsOutToBe",
 		"256 transfers, 8192 files":                             "TransferLimits",
-		"no message stops the daemon, leaks or goes unanswered": "../bus:EveryCallIsAnswered ../bus:LargeBodiesAreRefusedAndNotKept ../bus:BytesAndDescriptorsInFlight ../bus:APeerThatLeaves",
+		"no message stops the daemon, leaks or goes unanswered": "../bus:EveryCallIsAnswered ../bus:LargeBodiesAreRefusedAndNotKept ../bus:BytesAndDescriptorsInFlight ../bus:APeerThatLeaves ../bus:WhoReadsNothingHoldsNobodyUp ../bus:LargeAnswersAreMadeOneAtATime",
 		// Who is calling.
 		"1: credentials; only our own uid":               "../identity:AnotherUserIsRefused ../identity:ABusThatDoesNotAnswerIsARefusal ../bus:Credentials",
 		"2: pidfd, or start time before and after":       "../identity:AProcessThatDiesWhileItIsReadIsRefused ../identity:ANameThatChangesHandsWhileItIsReadIsRefused ../identity:AProcessThatDiesIsRefused ../identity:TheStartTimeIsFoundWhateverTheCommandIsCalled ../identity:APidfdThatIsNoneIsRefused",

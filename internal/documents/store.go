@@ -1,6 +1,7 @@
 package documents
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -12,6 +13,7 @@ import (
 
 	"docportal/internal/bus"
 	"docportal/internal/fuse"
+	"docportal/internal/identity"
 	"docportal/internal/permstore"
 )
 
@@ -20,28 +22,25 @@ const table = "documents"
 
 // Secondary indexes of the table.
 const (
-	indexPath     = "path"     // host path
-	indexIdentity = "identity" // device, inode number, name in it ("" for a directory)
-	indexApp      = "app"      // the store's own
+	indexPath     = "place" // host path
+	indexIdentity = "inode" // device, inode number, name in it ("" for a directory)
+	indexApp      = "app"   // the store's own
 )
 
 // Indexes are the secondary indexes that the store must keep for documents.
 func Indexes() []permstore.Index {
+	keys := func(of func(r *record) []byte) func(string, permstore.Entry) [][]byte {
+		return func(_ string, e permstore.Entry) [][]byte {
+			r, err := decode(e.Data)
+			if err != nil {
+				return nil
+			}
+			return [][]byte{of(&r)}
+		}
+	}
 	return []permstore.Index{
-		{Table: table, Name: indexPath, Keys: func(_ string, e permstore.Entry) [][]byte {
-			r, err := decode(e.Data)
-			if err != nil {
-				return nil
-			}
-			return [][]byte{pathKey(r.path)}
-		}},
-		{Table: table, Name: indexIdentity, Keys: func(_ string, e permstore.Entry) [][]byte {
-			r, err := decode(e.Data)
-			if err != nil {
-				return nil
-			}
-			return [][]byte{r.identityKey()}
-		}},
+		{Table: table, Name: indexPath, Keys: keys(func(r *record) []byte { return apart(pathKey(r.path), r) })},
+		{Table: table, Name: indexIdentity, Keys: keys(func(r *record) []byte { return apart(r.identityKey(), r) })},
 		{Table: table, Name: indexTransient, Keys: func(_ string, e permstore.Entry) [][]byte {
 			r, err := decode(e.Data)
 			if err != nil || r.flags&flagTransient == 0 {
@@ -61,6 +60,29 @@ func (r *record) identityKey() []byte {
 		b = append(b, path.Base(r.path)...)
 	}
 	return b
+}
+
+// apart is a key, which ends with no NUL, or that of unique documents. They lie
+// apart, because there may be any number of one file, and no add has to find
+// any of them.
+func apart(key []byte, r *record) []byte {
+	if r.unique() {
+		return append(key, 0)
+	}
+	return key
+}
+
+// maxAlike is how many documents of one path or identity are looked at: who
+// makes more of them, by moving directories about, makes them for himself.
+const maxAlike = 256
+
+// alike returns the ids that an index has under a key, at most maxAlike.
+func alike(tx *permstore.Tx, index string, key []byte) (ids []string, err error) {
+	err = tx.Find(table, index, key, func(id string) bool {
+		ids = append(ids, id)
+		return len(ids) < maxAlike
+	})
+	return ids, err
 }
 
 // document is a live document. It is never changed: a change makes another.
@@ -189,6 +211,9 @@ func (s *Service) change(ctx context.Context, id string, fn func(d *document) (w
 		return s.changeStored(ctx, id, fn)
 	}
 	words, remove, err := fn(d)
+	if err == nil {
+		err = tooManyApps(words)
+	}
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -248,10 +273,10 @@ func (s *Service) Committed(changes []permstore.Change) {
 		ids = append(ids, c.ID)
 		delete(s.cache, c.ID)
 		if c.Old != nil {
-			s.count(c.Old.Permissions, -1)
+			s.count(c.Old.Permissions, len(c.Old.Data.Data), -1)
 		}
 		if c.New != nil {
-			s.count(c.New.Permissions, +1)
+			s.count(c.New.Permissions, len(c.New.Data.Data), +1)
 		}
 	}
 	if len(ids) == 0 {
@@ -289,69 +314,115 @@ func (s *Service) putTransient(d *document) {
 		s.dropTransient(old)
 	}
 	s.transient[d.id] = d
-	s.byPath[d.rec.path] = append(s.byPath[d.rec.path], d.id)
+	of := s.byPath
+	if d.rec.unique() {
+		of = s.uniqueByPath
+	}
+	of[d.rec.path] = append(of[d.rec.path], d.id)
 	for app := range d.words {
 		if s.byApp[app] == nil {
 			s.byApp[app] = make(map[string]struct{})
 		}
 		s.byApp[app][d.id] = struct{}{}
 	}
-	s.count(d.words, +1)
+	s.count(d.words, d.rec.size(), +1)
 }
 
 func (s *Service) dropTransient(d *document) {
 	delete(s.transient, d.id)
-	ids := slices.DeleteFunc(s.byPath[d.rec.path], func(id string) bool { return id == d.id })
-	if s.byPath[d.rec.path] = ids; len(ids) == 0 {
-		delete(s.byPath, d.rec.path)
+	of := s.byPath
+	if d.rec.unique() {
+		of = s.uniqueByPath
+	}
+	ids := of[d.rec.path]
+	at, last := slices.Index(ids, d.id), len(ids)-1
+	ids[at], ids[last] = ids[last], ""
+	if of[d.rec.path] = ids[:last]; last == 0 {
+		delete(of, d.rec.path)
 	}
 	for app := range d.words {
 		if delete(s.byApp[app], d.id); len(s.byApp[app]) == 0 {
 			delete(s.byApp, app)
 		}
 	}
-	s.count(d.words, -1)
+	s.count(d.words, d.rec.size(), -1)
 }
 
 // MaxDocuments is how many live documents a sandboxed app may have a part in
 // before it can add no more: those whose permissions name it, whoever added
-// them and however few it has left.
-const MaxDocuments = 100000
+// them and however few it has left. MaxBytes bounds what those are described
+// by: their paths, and all the apps that they name.
+const (
+	MaxDocuments = 100000
+	MaxBytes     = 32 << 20
+)
 
-// count keeps the number of live documents of the apps that have added any;
-// s.mu is held.
-func (s *Service) count(words map[string][]string, n int) {
+// share is an app's part in documents.
+type share struct{ documents, bytes int }
+
+func (a share) plus(b share) share { return share{a.documents + b.documents, a.bytes + b.bytes} }
+
+func (a share) times(n int) share { return share{a.documents * n, a.bytes * n} }
+
+// appBytes is what a document's size grows by for an app that it names.
+func appBytes(app string) int { return len(app) + 32 }
+
+// size is about the length of the record's data.
+func (r *record) size() int { return len(r.path) + len(r.handle) + 48 }
+
+// shareIn is the part that each app has in a document that names these.
+func shareIn(words map[string][]string, data int) share {
 	for app := range words {
-		if _, ok := s.counts[app]; ok {
-			s.counts[app] += n
+		data += appBytes(app)
+	}
+	return share{1, data}
+}
+
+// count keeps the shares of the apps that have added any documents; data is
+// the length of the data of the one that came (n is 1) or went (-1). s.mu is
+// held.
+func (s *Service) count(words map[string][]string, data, n int) {
+	if len(s.shares) == 0 {
+		return
+	}
+	one := shareIn(words, data).times(n)
+	for app := range words {
+		if has, ok := s.shares[app]; ok {
+			s.shares[app] = has.plus(one)
 		}
 	}
 }
 
-// reserve takes n places for documents that app is about to add; done gives
-// back what is not counted otherwise by then.
-func (s *Service) reserve(app string, n int) (done func(), err error) {
+// reserve takes room for what is about to be added to an app's share, up to a
+// limit; done gives back what is not counted otherwise by then.
+func (s *Service) reserve(app string, more, limit share) (done func(), err error) {
 	for try := 0; ; try++ {
 		s.mu.Lock()
-		have, ok := s.counts[app]
+		have, ok := s.shares[app]
 		if ok {
-			if have+s.pending[app]+n > s.maxDocuments {
-				s.mu.Unlock()
-				return nil, bus.Failed("%s already has part in %d documents, and the limit is %d", app, have, s.maxDocuments)
+			switch sum := have.plus(s.pending[app]).plus(more); {
+			case sum.documents > limit.documents:
+				err = bus.Failed("%s already has part in %d documents, and the limit is %d", app, have.documents, limit.documents)
+			case sum.bytes > limit.bytes:
+				err = bus.Failed("the documents that %s has part in are described by %d bytes, and the limit is %d", app, have.bytes, limit.bytes)
+			default:
+				s.pending[app] = s.pending[app].plus(more)
 			}
-			s.pending[app] += n
 			s.mu.Unlock()
+			if err != nil {
+				return nil, err
+			}
 			return func() {
 				s.mu.Lock()
-				if s.pending[app] -= n; s.pending[app] == 0 {
+				defer s.mu.Unlock()
+				if s.pending[app] = s.pending[app].plus(more.times(-1)); s.pending[app] == (share{}) {
 					delete(s.pending, app)
 				}
-				s.mu.Unlock()
 			}, nil
 		}
 		s.mu.Unlock()
 		gen := s.generation.Load()
-		have, err = s.countStored(app)
+		have, err = s.storedShare(app)
 		if err != nil {
 			return nil, err
 		}
@@ -359,27 +430,65 @@ func (s *Service) reserve(app string, n int) (done func(), err error) {
 		// A change between the two makes the number wrong by a few: try again,
 		// but not for ever against somebody who changes all the time.
 		if s.generation.Load() == gen || try >= 3 {
-			if len(s.counts) >= maxCounts {
-				clear(s.counts)
+			if len(s.shares) >= maxShares {
+				clear(s.shares)
 			}
-			s.counts[app] = have + len(s.byApp[app])
+			for id := range s.byApp[app] {
+				d := s.transient[id]
+				have = have.plus(shareIn(d.words, d.rec.size()))
+			}
+			s.shares[app] = have
 		}
 		s.mu.Unlock()
 	}
 }
 
-// maxCounts bounds the apps whose documents are counted at a time.
-const maxCounts = 1024
+// maxShares bounds the apps whose shares are known at a time.
+const maxShares = 1024
 
-func (s *Service) countStored(app string) (n int, err error) {
+// storedShare is the share that an app has in persistent documents.
+func (s *Service) storedShare(app string) (has share, err error) {
 	store, err := s.o.Store()
 	if err != nil {
-		return 0, err
+		return share{}, err
 	}
 	err = store.View(func(tx *permstore.Tx) error {
-		return tx.Find(table, indexApp, []byte(app), func(string) bool { n++; return true })
+		var failed error
+		err := tx.Find(table, indexApp, []byte(app), func(id string) bool {
+			var e permstore.Entry
+			if e, _, failed = tx.Get(table, id); failed == nil {
+				has = has.plus(shareIn(e.Permissions, len(e.Data.Data)))
+			}
+			return failed == nil
+		})
+		return cmp.Or(failed, err)
 	})
-	return n, err
+	return has, err
+}
+
+// room reserves what a sandboxed caller is about to add to shares: its own, and
+// those of the apps that it gives to. Those keep a quarter of theirs for what
+// they add themselves, or anybody could take all from them.
+func (s *Service) room(c *identity.Caller, shares map[string]share) (done func(), err error) {
+	var all []func()
+	done = func() {
+		for _, f := range all {
+			f()
+		}
+	}
+	for app, more := range shares {
+		limit := share{s.maxDocuments, MaxBytes}
+		if app != c.App {
+			limit = share{limit.documents * 3 / 4, limit.bytes * 3 / 4}
+		}
+		one, err := s.reserve(app, more, limit)
+		if err != nil {
+			done()
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return done, nil
 }
 
 // placed is a document to be made, or found and extended, in one step with
@@ -526,11 +635,8 @@ func sameWords(a, b map[string][]string) bool {
 
 // findStored finds the persistent document of the same place, "" if none.
 func findStored(tx *permstore.Tx, rec *record) (id string, err error) {
-	var ids []string
-	if err := tx.Find(table, indexPath, pathKey(rec.path), func(id string) bool {
-		ids = append(ids, id)
-		return true
-	}); err != nil {
+	ids, err := alike(tx, indexPath, pathKey(rec.path))
+	if err != nil {
 		return "", err
 	}
 	for _, i := range ids {
@@ -561,7 +667,7 @@ func (s *Service) placeTransient(p *placed, made map[string]*document) (*documen
 			return nil, errNone
 		}
 	case p.reuse:
-		for _, id := range s.byPath[p.rec.path] {
+		for _, id := range first(s.byPath[p.rec.path], maxAlike) {
 			if d := now(id); d.rec.same(&p.rec) {
 				old = d
 				break
@@ -586,7 +692,16 @@ func (s *Service) placeTransient(p *placed, made map[string]*document) (*documen
 	if p.id != "" {
 		rec = old.rec
 	}
-	return newDocument(old.id, rec, granted(old.words, p.grants)), nil
+	words := granted(old.words, p.grants)
+	return newDocument(old.id, rec, words), tooManyApps(words)
+}
+
+// tooManyApps is the store's limit for transient documents.
+func tooManyApps(words map[string][]string) error {
+	if len(words) > permstore.MaxApps {
+		return bus.InvalidArgument("the document names more than %d apps", permstore.MaxApps)
+	}
+	return nil
 }
 
 // granted returns words with the grants OR-ed in; words itself is not changed.
@@ -628,8 +743,10 @@ func (s *Service) find(rec *record) (string, error) {
 		}
 	}
 	s.mu.RLock()
-	for _, id := range s.byPath[rec.path] {
-		consider(s.transient[id])
+	for _, ids := range [][]string{s.byPath[rec.path], s.uniqueByPath[rec.path]} {
+		for _, id := range first(ids, maxAlike) {
+			consider(s.transient[id])
+		}
 	}
 	s.mu.RUnlock()
 	store, err := s.o.Store()
@@ -637,22 +754,30 @@ func (s *Service) find(rec *record) (string, error) {
 		return "", err
 	}
 	err = store.View(func(tx *permstore.Tx) error {
-		var ids []string
-		collect := func(id string) bool { ids = append(ids, id); return true }
-		if err := tx.Find(table, indexPath, pathKey(rec.path), collect); err != nil {
-			return err
-		}
-		if err := tx.Find(table, indexIdentity, rec.identityKey(), collect); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			d, err := load(tx, id)
+		for _, key := range []struct {
+			index string
+			key   []byte
+		}{
+			{indexPath, pathKey(rec.path)},
+			{indexIdentity, rec.identityKey()},
+			{indexPath, append(pathKey(rec.path), 0)},
+			{indexIdentity, append(rec.identityKey(), 0)},
+		} {
+			ids, err := alike(tx, key.index, key.key)
 			if err != nil {
 				return err
 			}
-			consider(d)
+			for _, id := range ids {
+				d, err := load(tx, id)
+				if err != nil {
+					return err
+				}
+				consider(d)
+			}
 		}
 		return nil
 	})
 	return best, err
 }
+
+func first(ids []string, n int) []string { return ids[:min(n, len(ids))] }
