@@ -155,7 +155,9 @@ func parse(args []string) (o *options, status int) {
 func newParser(o *options) *kong.Kong {
 	return kong.Must(o,
 		kong.Name("sbx-run"),
-		kong.Description("Start a program in a sandbox that desktop portals recognise. APP is an app id, the short name of an installed profile, or the path of a profile file (with a /). Everything after APP belongs to the program; files between @@ and @@, and URIs of files between @@u and @@, are handed to it as documents."),
+		// Kong's own line has the options at the end, where they are the program's.
+		kong.ConfigureHelp(kong.HelpOptions{NoAppSummary: true}),
+		kong.Description("Usage: sbx-run [OPTION...] APP [ARGUMENT...]\n\nStart a program in a sandbox that desktop portals recognise. APP is an app id, a short name of an installed profile (--list), or the path of a profile file (with a /). Options come before APP: everything after it belongs to the program; files between @@ and @@, and URIs of files between @@u and @@, are handed to it as documents."),
 		kong.Vars{"version": "sbx-run " + version},
 		kong.Exit(func(code int) { panic(exit(code)) }),
 	)

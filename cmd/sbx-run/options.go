@@ -138,8 +138,12 @@ func (o *options) apply(p *sandbox.Profile) error {
 // list prints the profiles, and the sandboxes that run.
 func (o *options) list(dirs []string) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	installed := sandbox.Installed(dirs)
+	if len(installed) == 0 {
+		fmt.Fprintf(os.Stderr, "sbx-run: there are no profiles in %s\n", strings.Join(dirs, ", "))
+	}
 	fmt.Fprintln(w, "PROFILE\tFILES\tNOTES")
-	for _, id := range sandbox.Installed(dirs) {
+	for _, id := range installed {
 		p, err := sandbox.Load(id, dirs)
 		if err != nil {
 			fmt.Fprintf(w, "%s\t-\t%v\n", id, err)

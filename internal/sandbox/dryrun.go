@@ -26,8 +26,18 @@ func (p *Profile) Notes() []string {
 			notes = append(notes, "sees "+what)
 		}
 	}
+	for _, n := range p.Session {
+		for _, name := range outsideNames {
+			if n.Policy >= Talk && covers(n.Name, name) {
+				notes = append(notes, "by "+name+" it can start programs outside, or grant itself what it likes")
+			}
+		}
+	}
 	return notes
 }
+
+// outsideNames are services with which a sandbox is none.
+var outsideNames = []string{"org.freedesktop.systemd1", "org.freedesktop.Flatpak", "org.freedesktop.impl.portal.PermissionStore", "org.gnome.Shell"}
 
 // Print writes the plan for people.
 func (pl *Plan) Print(out io.Writer) error {
@@ -35,7 +45,7 @@ func (pl *Plan) Print(out io.Writer) error {
 	p := pl.Profile
 	fmt.Fprintf(w, "App       %s\n", p.Name)
 	fmt.Fprintf(w, "Profile   %s\n", strings.Join(p.Files, ", "))
-	fmt.Fprintf(w, "Program   %s\n", quoted(pl.Command))
+	fmt.Fprintf(w, "Program   %s\n", printable(quoted(pl.Command)))
 	fmt.Fprintf(w, "Starts in %s\n", pl.Cwd)
 	if d := p.Daemon; d != nil {
 		fmt.Fprintf(w, "User      %s\n", cmp.Or(d.User, "root"))
@@ -97,7 +107,7 @@ func (pl *Plan) Print(out io.Writer) error {
 	fmt.Fprintf(w, "\nSystem calls that fail\n  %s\n", strings.Join(pl.Filter.Denied(), " "))
 	fmt.Fprintf(w, "\nEnvironment\n")
 	for _, name := range slices.Sorted(maps.Keys(pl.Env)) {
-		fmt.Fprintf(w, "  %s=%s\n", name, pl.Env[name])
+		fmt.Fprintf(w, "  %s=%s\n", printable(name), printable(pl.Env[name]))
 	}
 	return w.Flush()
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"docportal/internal/appid"
 	"docportal/internal/keyfile"
@@ -34,9 +35,20 @@ type ProfileError struct {
 // Error implements error.
 func (e *ProfileError) Error() string {
 	if e.Key == "" {
-		return fmt.Sprintf("%s: %s", e.At, e.Reason)
+		return printable(fmt.Sprintf("%s: %s", e.At, e.Reason))
 	}
-	return fmt.Sprintf("%s: %s: %s", e.At, e.Key, e.Reason)
+	return printable(fmt.Sprintf("%s: %s: %s", e.At, e.Key, e.Reason))
+}
+
+// printable keeps what a file says from driving the terminal that it is shown
+// on.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // Word is one value of a list, and where it was written.
@@ -306,7 +318,7 @@ func (p *Profile) AddContext(key, word string, at Position) error {
 
 func checkWord(key, word string, known []string) error {
 	switch {
-	case word == "" || strings.ContainsAny(word, "\x00\n"):
+	case word == "" || strings.ContainsFunc(word, unicode.IsControl):
 		return fmt.Errorf("%q is no word", word)
 	case key == "filesystems":
 		return checkFilesystem(word)
