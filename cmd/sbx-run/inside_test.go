@@ -64,6 +64,8 @@ func inside() {
 		for _, g := range globals {
 			fmt.Println("global", g)
 		}
+	case "eavesdrop":
+		eavesdrop()
 	case "accessible":
 		accessible(args[0])
 	case "reader":
@@ -99,6 +101,38 @@ func fatalIf(err error) {
 	if err != nil {
 		fatal(err)
 	}
+}
+
+// eavesdrop tries to hear what is not for it, and to change what the bus does
+// for others.
+func eavesdrop() {
+	conn := dial()
+	ask := func(what, method string, args ...any) {
+		err := conn.BusObject().Call(method, 0, args...).Err
+		var e dbus.Error
+		switch {
+		case errors.As(err, &e):
+			fmt.Println(what, strings.TrimPrefix(e.Name, "org.freedesktop.DBus.Error."))
+		case err != nil:
+			fatal(err)
+		default:
+			fmt.Println(what, "ok")
+		}
+	}
+	const bus = "org.freedesktop.DBus."
+	for _, rule := range []string{
+		"eavesdrop=true", "eavesdrop='true'", " eavesdrop = 'true'", "type='method_call', eavesdrop ='true'", "eavesdrop=\\true",
+		"eavesdrop='t''rue'", "type='signal',\teavesdrop='true'", "eavesdrop='true' ,type='signal'", "type='method_call',eavesdrop='true',eavesdrop='false'",
+	} {
+		ask(fmt.Sprintf("match %q", rule), bus+"AddMatch", rule)
+	}
+	ask("monitor", bus+"Monitoring.BecomeMonitor", []string{}, uint32(0))
+	ask("environment", bus+"UpdateActivationEnvironment", map[string]string{"LD_PRELOAD": "/x"})
+	ask("start", bus+"StartServiceByName", "org.other.Name", uint32(0))
+	ask("reload", bus+"ReloadConfig")
+	ask("stats", bus+"Debug.Stats.GetStats")
+	ask("credentials", bus+"GetConnectionCredentials", ":1.0")
+	ask("process", bus+"GetConnectionUnixProcessID", ":1.0")
 }
 
 func report(what string, err error) {

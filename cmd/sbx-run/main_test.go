@@ -61,7 +61,8 @@ func runAsUser() (int, error) {
 		}
 		u, err1 := strconv.Atoi(f[2])
 		g, err2 := strconv.Atoi(f[3])
-		if err1 == nil && err2 == nil && u >= 1000 && u < 60000 {
+		wanted := os.Getenv("DOCPORTAL_TEST_USER")
+		if err1 == nil && err2 == nil && u >= 1000 && u < 60000 && (wanted == "" || f[0] == wanted) {
 			uid, gid = u, g
 			break
 		}
@@ -305,6 +306,10 @@ func wait(ts *testscript.TestScript, problem func() string) {
 func processWith(text string) string {
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range all {
+		var st syscall.Stat_t // others may run the same tests
+		if syscall.Stat(dir, &st) != nil || int(st.Uid) != os.Getuid() {
+			continue
+		}
 		for _, name := range []string{"cmdline", "environ"} {
 			data, _ := os.ReadFile(dir + "/" + name)
 			if strings.Contains(string(data), text) && dir != fmt.Sprintf("/proc/%d", os.Getpid()) {
@@ -426,8 +431,8 @@ func background(ts *testscript.TestScript, neg bool, args []string) {
 
 // brokenBwrap is a bwrap that loses options and otherwise does what the real
 // one does. A file "drop" beside it says which: lines of "app" or "proxy", the
-// option, the number of its arguments; or "help" and an option that it no
-// longer says it has.
+// option, the number of its arguments; "help" and an option that it no longer
+// says it has; or "proxy run" and what a shell runs instead.
 func brokenBwrap() {
 	exe, _ := os.Executable()
 	config, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "drop"))
@@ -460,6 +465,15 @@ func brokenBwrap() {
 		for line := range strings.SplitSeq(string(config), "\n") {
 			f := strings.Fields(line)
 			if len(f) < 3 || f[0] != who {
+				continue
+			}
+			if f[1] == "run" { // in place of the proxy, with the number of its --fd
+				own, err := os.ReadFile("/proc/self/fd/" + strings.TrimPrefix(args[len(args)-1], "--args="))
+				if err != nil {
+					fatal(err)
+				}
+				fd, _, _ := strings.Cut(strings.TrimPrefix(string(own), "--fd="), "\x00")
+				args = append(args[:3:3], "sh", "-c", strings.SplitN(line, " ", 3)[2], "sh", fd)
 				continue
 			}
 			n, err := strconv.Atoi(f[2])

@@ -232,7 +232,7 @@ func (s *Starter) start(ctx context.Context, pl *Plan, made *cleanup) (*appPart,
 	if err := app.identify(ctx, pl, in, proxy, found.value); err != nil {
 		return nil, err
 	}
-	if err := app.release(ctx); err != nil {
+	if err := app.release(ctx, pl); err != nil {
 		return nil, err
 	}
 	return app, nil
@@ -742,13 +742,17 @@ func covered(later []Mount, dest string) bool {
 
 // release lets bwrap go on to the gate, and waits until the gate is there and
 // everything in the sandbox ends with bwrap.
-func (a *appPart) release(ctx context.Context) error {
+func (a *appPart) release(ctx context.Context, pl *Plan) error {
 	defer a.block.Close()
 	if _, err := a.block.Write([]byte{1}); err != nil {
 		return err
 	}
 	defer readBy(ctx, a.gate.hello, partWait)()
 	if err := a.gate.greet(); err != nil {
+		return err
+	}
+	// Services that the app meets without a bus, PipeWire for one, look here.
+	if err := checkInfo(a.child, pl.Metadata); err != nil {
 		return err
 	}
 	// The gate is the second process; the first one, which ends all others with

@@ -57,7 +57,7 @@ func (s *Starter) startDaemon(ctx context.Context, pl *Plan, made *cleanup) (*ap
 	if err := app.identify(ctx, pl, in, proxy, ft); err != nil {
 		return nil, err
 	}
-	if err := app.release(ctx); err != nil {
+	if err := app.release(ctx, pl); err != nil {
 		return nil, err
 	}
 	return app, nil
