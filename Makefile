@@ -22,6 +22,9 @@ PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
 DATADIR = $(PREFIX)/share
 MANDIR = $(DATADIR)/man
+# Where service managers look; set to nothing to leave their files out.
+OPENRCDIR = $(PREFIX)/etc
+SYSTEMDDIR = $(PREFIX)/lib/systemd
 SCDOC = scdoc
 GO = go
 # The repository may belong to somebody else than who builds it, so the version
@@ -59,6 +62,8 @@ install: bin/docportal bin/sbx-run
 		test ! -e "$$f" || install -m 644 "$$f" "$(DESTDIR)$(DATADIR)/sbx/profiles/" || exit 1; \
 	done
 	install -m 644 profiles/system/*.profile "$(DESTDIR)$(DATADIR)/sbx/system/"
+	test -z "$(OPENRCDIR)" || scripts/install-services openrc "$(DESTDIR)$(OPENRCDIR)" "$(BINDIR)"
+	test -z "$(SYSTEMDDIR)" || scripts/install-services systemd "$(DESTDIR)$(SYSTEMDDIR)" "$(BINDIR)"
 	mkdir -p "$(DESTDIR)$(DATADIR)/bash-completion/completions" \
 		"$(DESTDIR)$(DATADIR)/fish/vendor_completions.d" "$(DESTDIR)$(DATADIR)/zsh/site-functions"
 	for p in docportal sbx-run; do \
@@ -85,6 +90,8 @@ install-man: man
 	done
 
 uninstall:
+	rm -f "$(DESTDIR)$(OPENRCDIR)/init.d/sbx" "$(DESTDIR)$(OPENRCDIR)/user/init.d/docportal" \
+		"$(DESTDIR)$(SYSTEMDDIR)/user/docportal.service" "$(DESTDIR)$(SYSTEMDDIR)/system/sbx@.service"
 	for f in doc/*.scd; do \
 		f=$$(basename "$$f" .scd) && rm -f "$(DESTDIR)$(MANDIR)/man$${f##*.}/$$f"; \
 	done

@@ -121,6 +121,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		d.log.Error("every call is refused", "reason", d.err)
 		idle = time.After(d.timeouts.refused)
 	} else {
+		notifyReady()
 		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
 	}
 	// Once after the start, and after calls, what they needed is given back.

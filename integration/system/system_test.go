@@ -57,7 +57,9 @@ func inside() int {
 		return 1
 	}
 	cmd := exec.Command("unshare", append([]string{"--user", "--map-root-user", "--map-auto", "--mount", "--net", "--pid",
-		"--fork", "--kill-child", "--mount-proc", "--", self}, os.Args[1:]...)...)
+		"--fork", "--kill-child", "--mount-proc", "--",
+		// The first process of the namespace has to wait for orphans.
+		"sh", "-c", `"$0" "$@"; exit $?`, self}, os.Args[1:]...)...)
 	cmd.Env = append(os.Environ(), insideVariable+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -221,8 +223,21 @@ func run(t *testing.T, program string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	return string(out), err
+	return output(t, exec.CommandContext(ctx, program, args...))
+}
+
+// output runs a command and returns what it said; what it leaves running may
+// hold its output open.
+func output(t *testing.T, cmd *exec.Cmd) (string, error) {
+	t.Helper()
+	said, err := os.CreateTemp(t.TempDir(), "output")
+	must(t, err)
+	defer said.Close()
+	cmd.Stdout, cmd.Stderr = said, said
+	failed := cmd.Run()
+	b, err := os.ReadFile(said.Name())
+	must(t, err)
+	return string(b), failed
 }
 
 // answers runs a client until it says what it should.
