@@ -3,6 +3,7 @@ package fuse
 import (
 	"bytes"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -174,6 +175,16 @@ func TestInodeNumbersAreStable(t *testing.T) {
 		if !slices.Contains(got, ino(r.in(testApp, "d1", p))) {
 			t.Errorf("getdents does not have the number of %s", p)
 		}
+	}
+}
+
+// TestInodeNumbersAreFNV: what they are must not change while a server takes
+// over from another one.
+func TestInodeNumbersAreFNV(t *testing.T) {
+	h := fnv.New64a()
+	h.Write([]byte("org.example.App\x00d1\x03\x02\x01\x00\x00\x00\x00\x00\xff\x07\x00\x00\x00\x00\x00\x00"))
+	if got := inode("org.example.App", "d1", 0x010203, 0x07ff); got != h.Sum64() {
+		t.Errorf("%x, want %x", got, h.Sum64())
 	}
 }
 

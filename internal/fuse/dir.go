@@ -38,7 +38,7 @@ func (fs *filesystem) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *go
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}

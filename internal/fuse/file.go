@@ -29,7 +29,7 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofus
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -79,7 +79,7 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name s
 	if fs.temps.hides(name) {
 		return status(syscall.EACCES)
 	}
-	dir, errno := fs.descriptor(n, s)
+	dir, errno := fs.descriptor(n, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -124,7 +124,7 @@ func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in
 	if n.kind == kindDoc {
 		k = kindFile
 	}
-	child := fs.nodes.look(n.view, k, n, name, key)
+	child, _ := fs.nodes.look(n.view, k, n, name, key, false)
 	if errno := fs.opened(child, fd, in.Flags, &out.OpenOut); errno != 0 {
 		fs.nodes.forget(child.id, 1)
 		return errno
@@ -146,7 +146,7 @@ func (fs *filesystem) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *
 	if n.kind != kindTop && n.kind != kindTree {
 		return status(syscall.EOPNOTSUPP)
 	}
-	dir, errno := fs.descriptor(n, s)
+	dir, errno := fs.descriptor(n, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -165,7 +165,7 @@ func (fs *filesystem) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *
 		unix.Close(fd)
 		return status(errno)
 	}
-	child := fs.nodes.look(n.view, kindTree, nil, "", identify(fd, st))
+	child, _ := fs.nodes.look(n.view, kindTree, nil, "", identify(fd, st), false)
 	if errno := fs.opened(child, fd, in.Flags, &out.OpenOut); errno != 0 {
 		fs.nodes.forget(child.id, 1)
 		return status(errno)
@@ -322,6 +322,9 @@ func (fs *filesystem) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) gofuse.S
 	}
 	defer h.d.put()
 	fs.flushLocks(h, in.LockOwner)
+	if h.flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return gofuse.OK // nothing was written
+	}
 	fd, err := unix.FcntlInt(uintptr(h.d.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return status(errnoOf(err))

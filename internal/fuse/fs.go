@@ -30,6 +30,8 @@ type filesystem struct {
 	temps    tempFiles
 	locks    lockTable
 	calls    callTable
+	walks    walks
+	dropName func(parent uint64, name string) // makes the kernel forget a name
 	readings readings
 	uid      uint32
 	gid      uint32
@@ -50,6 +52,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *fi
 		started:       time.Now(),
 	}
 	fs.readings.forget = func(uint64) {}
+	fs.dropName = func(uint64, string) {}
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = 1 << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
@@ -85,8 +88,21 @@ func (fs *filesystem) writable(n *node) (*docState, syscall.Errno) {
 
 // descriptor returns a descriptor of what n stands for, which the caller puts
 // back: one that was opened for the look-up that led here, one that is open
-// anyway, or else what is at its place, if that is still the same file.
-func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Errno) {
+// anyway, or else what is at its place, if that is still the same file. If the
+// kernel may have kept the name of n there may have been no look-up, and only
+// its place counts. who asks matters then.
+func (fs *filesystem) descriptor(n *node, s *docState, who *gofuse.InHeader) (*descriptor, syscall.Errno) {
+	return fs.directory(n, s, who, "")
+}
+
+// directory is descriptor to look name up.
+func (fs *filesystem) directory(n *node, s *docState, who *gofuse.InHeader, name string) (*descriptor, syscall.Errno) {
+	if fs.walks.back(who, n) {
+		return nil, syscall.ESTALE
+	}
+	if found := fs.walks.step(who, n, name); n.kept.Load() && !found {
+		return fs.verified(n, s, who, name)
+	}
 	if n.kind != kindDoc {
 		if d := fs.cache.get(n); d != nil {
 			return d, 0
@@ -126,7 +142,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		if parent == nil {
 			return nil, syscall.ESTALE
 		}
-		dir, errno := fs.descriptor(parent, s)
+		dir, errno := fs.descriptor(parent, s, nil) // by its place, if its name was kept
 		if errno != 0 {
 			return nil, errno
 		}
@@ -147,7 +163,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		d.put()
 		return nil, syscall.ESTALE
 	}
-	if n.kind != kindTop {
+	if n.kind != kindTop && !n.kept.Load() {
 		fs.cache.add(n, d)
 	}
 	return d, 0
@@ -183,7 +199,7 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name st
 		// A path through here does not exist any more.
 		return status(syscall.ENOENT)
 	}
-	return status(fs.lookupFile(n, s, name, out))
+	return status(fs.lookupFile(n, s, h, name, out))
 }
 
 // always lets the kernel remember an entry.
@@ -199,6 +215,7 @@ func (fs *filesystem) lookupDocument(parent *node, id string, out *gofuse.EntryO
 	}
 	n := fs.nodes.lookDoc(parent, id, fs)
 	fs.virtualEntry(n, documentMode(doc, a), out)
+	out.SetEntryTimeout(keepTime)
 	return 0
 }
 
@@ -212,7 +229,7 @@ func documentMode(doc *Document, a Access) uint32 {
 // lookupFile finds name in a directory inside a document. The document's
 // directory is opened and verified anew each time, so that a walk through it
 // is never about another one.
-func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.EntryOut) syscall.Errno {
+func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, name string, out *gofuse.EntryOut) syscall.Errno {
 	switch {
 	case n.kind == kindDoc && s.doc.Directory:
 		if name != s.doc.Name {
@@ -222,7 +239,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.
 		if errno != 0 {
 			return errno
 		}
-		return fs.found(n, s, kindTop, name, base, st, identify(base.fd, st), out)
+		return fs.found(n, s, who, kindTop, name, base, st, identify(base.fd, st), out)
 	case n.kind == kindDoc:
 		hidden := n.view.backing(s.doc, name)
 		if hidden == "" {
@@ -237,33 +254,33 @@ func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.
 		if errno != 0 {
 			return errno
 		}
-		return fs.found(n, s, kindFile, name, d, st, key, out)
+		return fs.found(n, s, who, kindFile, name, d, st, key, out)
 	case n.kind == kindTop || n.kind == kindTree:
 		if fs.temps.hides(name) {
 			return syscall.ENOENT
 		}
-		dir, errno := fs.descriptor(n, s)
+		dir, errno := fs.directory(n, s, who, name)
 		if errno != 0 {
 			return errno
 		}
 		defer dir.put()
-		return fs.foundIn(n, s, dir.fd, name, out)
+		return fs.foundIn(n, s, who, dir.fd, name, out)
 	}
 	return syscall.ENOTDIR
 }
 
 // foundIn is the reply for what is at name in the directory dir of a
 // directory document.
-func (fs *filesystem) foundIn(n *node, s *docState, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
+func (fs *filesystem) foundIn(n *node, s *docState, who *gofuse.InHeader, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
 	d, st, key, errno := openPath(dir, name)
 	if errno != 0 {
 		return errno
 	}
-	return fs.found(n, s, kindTree, name, d, st, key, out)
+	return fs.found(n, s, who, kindTree, name, d, st, key, out)
 }
 
 // found is the reply for d, found at name in n. It takes d over.
-func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
+func (fs *filesystem) found(n *node, s *docState, who *gofuse.InHeader, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
 	defer d.put()
 	if key.dev == fs.own.dev || k == kindFile && key.typ != unix.S_IFREG {
 		return syscall.ENOENT
@@ -271,9 +288,15 @@ func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descri
 	if n.key.dev != key.dev {
 		fs.calls.learn(d.fd, key.dev)
 	}
-	child := fs.nodes.look(n.view, k, n, name, key)
-	fs.cache.add(child, d)
+	keep := key.typ == unix.S_IFDIR && fs.calls.isLocal(key.dev) && !fs.walks.walking(who)
+	child, keep := fs.nodes.look(n.view, k, n, name, key, keep)
+	fs.walks.find(who, child)
 	fs.entry(child, st, s, out)
+	if keep {
+		out.SetEntryTimeout(keepTime)
+	} else {
+		fs.cache.add(child, d)
+	}
 	return 0
 }
 
@@ -367,7 +390,7 @@ func (fs *filesystem) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out 
 		}
 	}
 	if d == nil {
-		if d, errno = fs.descriptor(n, s); errno != 0 {
+		if d, errno = fs.descriptor(n, s, &in.InHeader); errno != 0 {
 			return status(errno)
 		}
 	}
@@ -409,7 +432,7 @@ func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out 
 		}
 	}
 	if d == nil {
-		if d, errno = fs.descriptor(n, s); errno != 0 {
+		if d, errno = fs.descriptor(n, s, &in.InHeader); errno != 0 {
 			return status(errno)
 		}
 	}
@@ -524,7 +547,7 @@ func (fs *filesystem) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse
 	if n.kind == kindDoc {
 		return gofuse.OK
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -556,7 +579,7 @@ func (fs *filesystem) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *go
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, h)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -582,7 +605,7 @@ func (fs *filesystem) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]by
 	if errno != 0 {
 		return nil, status(errno)
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, h)
 	if errno != 0 {
 		return nil, status(errno)
 	}

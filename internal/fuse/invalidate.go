@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"sync"
+	"time"
 )
 
 // notices tells the kernel to drop what it caches of documents. A notice may
@@ -60,6 +61,39 @@ func (n *notices) close() {
 type entry struct {
 	parent uint64
 	name   string
+}
+
+// namesTime is how long dropNames waits.
+const namesTime = 50 * time.Millisecond
+
+// dropNames makes the kernel forget the name of a document in the views. It waits
+// for look-ups in their directories, which wait for nothing, and not for long.
+func (v *View) dropNames(id string) {
+	var entries []entry
+	t := v.fs.nodes
+	t.mu.Lock()
+	for k, d := range t.views {
+		if k.doc == id && d.dir != nil {
+			entries = append(entries, entry{d.dir.parent.id, id})
+		}
+	}
+	t.mu.Unlock()
+	if len(entries) == 0 {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		for _, e := range entries {
+			v.server.EntryNotify(e.parent, e.name)
+		}
+		close(done)
+	}()
+	timer := time.NewTimer(namesTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // drop tells the kernel to forget the pages, attributes and names of a

@@ -3,7 +3,6 @@ package fuse
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"hash/fnv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,9 +35,10 @@ type node struct {
 	id   uint64
 	ino  uint64
 	kind kind
-	app  string   // the view it is in; "" is the host's
-	view *docView // nil above the documents
-	key  identity // zero above the document's directory
+	app  string      // the view it is in; "" is the host's
+	view *docView    // nil above the documents
+	key  identity    // zero above the document's directory
+	kept atomic.Bool // the kernel may come here without asking for the name
 
 	// The table's mutex guards the rest.
 	parent   *node // nil for root, and for a file that never had a name
@@ -46,7 +46,9 @@ type node struct {
 	lookups  uint64 // the kernel's references
 	children int    // nodes whose parent it is
 	handles  []*handle
-	gone     bool // removed from the table
+	gone     bool   // removed from the table
+	found    uint64 // how often a look-up found it
+	unnaming bool   // the kernel is being told to drop its name
 	seen     seenFile
 }
 
@@ -107,19 +109,26 @@ func appNodeID(app string) uint64 {
 func (v *docView) inode(dev, ino uint64) uint64 { return inode(v.app, v.id, dev, ino) }
 
 func inode(app, id string, dev, ino uint64) uint64 {
-	h := fnv.New64a()
-	var b [16]byte
-	binary.LittleEndian.PutUint64(b[:8], dev)
-	binary.LittleEndian.PutUint64(b[8:], ino)
-	h.Write([]byte(app))
-	h.Write([]byte{0})
-	h.Write([]byte(id))
-	h.Write(b[:])
-	n := h.Sum64()
-	if n <= byAppID {
-		n += byAppID + 1
+	// FNV-1a, without the memory that hash/fnv takes for each file listed.
+	const offset, prime = 14695981039346656037, 1099511628211
+	h := uint64(offset)
+	for i := range len(app) {
+		h = (h ^ uint64(app[i])) * prime
 	}
-	return n
+	h *= prime // a NUL
+	for i := range len(id) {
+		h = (h ^ uint64(id[i])) * prime
+	}
+	for _, n := range [...]uint64{dev, ino} {
+		for range 8 {
+			h = (h ^ n&0xff) * prime
+			n >>= 8
+		}
+	}
+	if h <= byAppID {
+		h += byAppID + 1
+	}
+	return h
 }
 
 // insert enters n, which has its wanted inode number, and gives it another
@@ -198,19 +207,27 @@ func (t *table) lookDoc(parent *node, id string, fs *filesystem) *node {
 }
 
 // look returns the node of the file key, found at name in parent, and counts
-// a look-up if count is set.
-func (t *table) look(v *docView, k kind, parent *node, name string, key identity) *node {
+// a look-up. With keep the kernel may keep the name, unless n was last seen at
+// another place: kept reports that.
+func (t *table) look(v *docView, k kind, parent *node, name string, key identity, keep bool) (n *node, kept bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.byKey[nodeKey{v, key}]
+	n = t.byKey[nodeKey{v, key}]
 	if n == nil {
 		n = &node{id: t.newID(), kind: k, app: v.app, view: v, key: key}
 		n.ino = v.inode(key.dev, key.ino)
 		t.insert(n)
+	} else if n.parent != parent || n.name != name {
+		keep = false
+		v.linked = v.linked || key.typ != unix.S_IFDIR
 	}
 	n.lookups++
+	n.found++
 	t.move(n, parent, name)
-	return n
+	if keep {
+		n.kept.Store(true)
+	}
+	return n, keep
 }
 
 // find returns the node of the file key if the kernel knows it.
@@ -370,6 +387,9 @@ type docView struct {
 	dir   *node
 	nodes map[*node]struct{}
 	kept  int // len(temps)
+	// linked says that files were found at several places: a node may be
+	// known to the kernel by more names than its last.
+	linked bool
 }
 
 // docState is what Documents said of a document at a generation.

@@ -9,7 +9,7 @@ import (
 
 // target returns the directory node id for a request that is to make or
 // remove name in it. In the directory of a file document dir is nil.
-func (fs *filesystem) target(id uint64, name string) (n *node, s *docState, dir *descriptor, errno syscall.Errno) {
+func (fs *filesystem) target(id uint64, who *gofuse.InHeader, name string) (n *node, s *docState, dir *descriptor, errno syscall.Errno) {
 	n = fs.nodes.get(id)
 	if n == nil {
 		return nil, nil, nil, syscall.ESTALE
@@ -30,13 +30,13 @@ func (fs *filesystem) target(id uint64, name string) (n *node, s *docState, dir 
 	case fs.temps.hides(name):
 		return nil, nil, nil, syscall.EACCES
 	}
-	dir, errno = fs.descriptor(n, s)
+	dir, errno = fs.descriptor(n, s, who)
 	return n, s, dir, errno
 }
 
 // Mkdir makes a directory.
 func (fs *filesystem) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, name)
+	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -49,7 +49,7 @@ func (fs *filesystem) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name str
 		return status(errnoOf(err))
 	}
 	fs.unmask(dir.fd, name, mode, unix.S_IFDIR)
-	return status(fs.foundIn(n, s, dir.fd, name, out))
+	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
 }
 
 // unmask gives what was just made the mode that it was asked for, if this
@@ -70,7 +70,7 @@ func (fs *filesystem) unmask(dir int, name string, mode, typ uint32) {
 
 // Mknod makes a file, a pipe or a socket.
 func (fs *filesystem) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, name)
+	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -89,12 +89,12 @@ func (fs *filesystem) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name str
 		return status(errnoOf(err))
 	}
 	fs.unmask(dir.fd, name, mode, typ)
-	return status(fs.foundIn(n, s, dir.fd, name, out))
+	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
 }
 
 // Symlink makes a link with any text; nobody here follows it.
 func (fs *filesystem) Symlink(cancel <-chan struct{}, h *gofuse.InHeader, text, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(h.NodeId, name)
+	n, s, dir, errno := fs.target(h.NodeId, h, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -105,12 +105,12 @@ func (fs *filesystem) Symlink(cancel <-chan struct{}, h *gofuse.InHeader, text, 
 	if err := unix.Symlinkat(text, dir.fd, name); err != nil {
 		return status(errnoOf(err))
 	}
-	return status(fs.foundIn(n, s, dir.fd, name, out))
+	return status(fs.foundIn(n, s, h, dir.fd, name, out))
 }
 
 // Link gives a file another name in its document.
 func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, name)
+	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -125,7 +125,7 @@ func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name strin
 	if old.view != n.view {
 		return status(syscall.EXDEV)
 	}
-	d, errno := fs.descriptor(old, s)
+	d, errno := fs.descriptor(old, s, &in.InHeader)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -135,12 +135,12 @@ func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name strin
 	if err := unix.Linkat(unix.AT_FDCWD, d.path(), dir.fd, name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return status(errnoOf(err))
 	}
-	return status(fs.foundIn(n, s, dir.fd, name, out))
+	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
 }
 
 // Unlink removes a name of a file.
 func (fs *filesystem) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
-	n, s, dir, errno := fs.target(h.NodeId, name)
+	n, s, dir, errno := fs.target(h.NodeId, h, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -153,7 +153,7 @@ func (fs *filesystem) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name st
 
 // Rmdir removes an empty directory.
 func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
-	_, _, dir, errno := fs.target(h.NodeId, name)
+	_, _, dir, errno := fs.target(h.NodeId, h, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -166,7 +166,7 @@ func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name str
 
 // Rename moves a name within a document.
 func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
-	from, s, dir, errno := fs.target(in.NodeId, oldName)
+	from, s, dir, errno := fs.target(in.NodeId, &in.InHeader, oldName)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -178,7 +178,7 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if to := fs.nodes.get(in.Newdir); to != nil && to.view != from.view {
 		return status(syscall.EXDEV)
 	}
-	to, _, newDir, errno := fs.target(in.Newdir, newName)
+	to, _, newDir, errno := fs.target(in.Newdir, &in.InHeader, newName)
 	if errno != 0 {
 		return status(errno)
 	}

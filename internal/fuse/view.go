@@ -173,6 +173,7 @@ func serve(device *os.File, dir string, docs Documents, o Options) (*View, error
 	v.notices.view = v
 	// Without an offset this is about attributes only.
 	fs.readings.forget = func(node uint64) { server.InodeNotify(node, -1, 0) }
+	fs.dropName = func(parent uint64, name string) { server.EntryNotify(parent, name) }
 	go func() {
 		server.Serve()
 		close(v.served)
@@ -315,10 +316,12 @@ func (v *View) Resolve(ino uint64) (Location, bool) {
 }
 
 // Invalidate drops what the kernel caches of a document, in every view, after
-// its permissions changed or it was deleted. It waits for nothing: attributes
-// are forgotten when it returns, and pages and names soon after.
+// its permissions changed or it was deleted. When it returns, attributes and the
+// names of the document itself are forgotten; pages and other names are soon
+// after, since that may wait for requests.
 func (v *View) Invalidate(id string) {
 	v.fs.readings.revoke(id)
+	v.dropNames(id)
 	v.notices.add(id)
 }
 

@@ -92,7 +92,7 @@ func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name 
 	if n.kind == kindDoc || n.key.typ == unix.S_IFLNK {
 		return 0, status(syscall.ENODATA)
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, h)
 	if errno != 0 {
 		return 0, status(errno)
 	}
@@ -135,7 +135,7 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest
 		list = append(list, 0)
 	}
 	if n.kind != kindDoc {
-		d, errno := fs.descriptor(n, s)
+		d, errno := fs.descriptor(n, s, h)
 		if errno != 0 {
 			return 0, status(errno)
 		}
@@ -156,7 +156,7 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest
 
 // SetXAttr sets an attribute of the user namespace.
 func (fs *filesystem) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, name string, data []byte) gofuse.Status {
-	return status(fs.changeXAttr(in.NodeId, name, func(path string) error {
+	return status(fs.changeXAttr(&in.InHeader, name, func(path string) error {
 		return unix.Setxattr(path, name, data[:min(int(in.Size), len(data))], int(in.Flags))
 	}))
 }
@@ -169,13 +169,13 @@ func (fs *filesystem) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, na
 		_, _, errno := fs.attributed(h.NodeId, true)
 		return status(errno)
 	}
-	return status(fs.changeXAttr(h.NodeId, name, func(path string) error {
+	return status(fs.changeXAttr(h, name, func(path string) error {
 		return unix.Removexattr(path, name)
 	}))
 }
 
-func (fs *filesystem) changeXAttr(id uint64, name string, change func(path string) error) syscall.Errno {
-	n, s, errno := fs.attributed(id, true)
+func (fs *filesystem) changeXAttr(h *gofuse.InHeader, name string, change func(path string) error) syscall.Errno {
+	n, s, errno := fs.attributed(h.NodeId, true)
 	switch {
 	case errno != 0:
 		return errno
@@ -188,7 +188,7 @@ func (fs *filesystem) changeXAttr(id uint64, name string, change func(path strin
 		// document's, and clients expect to be refused.
 		return syscall.EPERM
 	}
-	d, errno := fs.descriptor(n, s)
+	d, errno := fs.descriptor(n, s, h)
 	if errno != 0 {
 		return errno
 	}

@@ -1,0 +1,286 @@
+package fuse
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// nested makes a directory document with a file in each of the directories a/b
+// and c/b; the files say where they are.
+func (r *rig) nested() (host, view string) {
+	r.Helper()
+	host, view = r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+	for _, d := range []string{"a", "c"} {
+		must(r, os.MkdirAll(filepath.Join(host, d, "b"), 0o755))
+		must(r, os.WriteFile(filepath.Join(host, d, "b", "f"), []byte(d), 0o600))
+	}
+	return host, view
+}
+
+// lookups is how often the kernel has asked for the name of what is at p.
+func (r *rig) lookups(p string) uint64 {
+	r.Helper()
+	var st unix.Stat_t
+	must(r, unix.Stat(p, &st))
+	t := r.view.fs.nodes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byIno[st.Ino].lookups
+}
+
+// TestNamesOfDirectoriesAreNotAskedForAgain is what keeping them is for.
+func TestNamesOfDirectoriesAreNotAskedForAgain(t *testing.T) {
+	r := newRig(t)
+	_, view := r.nested()
+	for range 20 {
+		wantContent(t, filepath.Join(view, "a/b/f"), "a")
+		if _, err := os.Stat(filepath.Join(view, "a/b")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, p := range []string{filepath.Dir(view), view, filepath.Join(view, "a"), filepath.Join(view, "a/b")} {
+		if n := r.lookups(p); n > 2 {
+			t.Errorf("%s was asked for %d times", p, n)
+		}
+	}
+	if n := r.lookups(filepath.Join(view, "a/b/f")); n < 20 {
+		t.Errorf("the file was asked for %d times only", n)
+	}
+}
+
+// TestMovedDirectoriesAreSeenAtOnce: the host moves directories, and then the
+// app uses their names. It has used them just before.
+func TestMovedDirectoriesAreSeenAtOnce(t *testing.T) {
+	r := newRig(t)
+	host, view := r.nested()
+	outside := r.dir("outside/b")
+	must(t, os.WriteFile(filepath.Join(outside, "f"), []byte("outside"), 0o600))
+	at := func(p string) string { return filepath.Join(host, p) }
+	warm := func() {
+		for _, p := range []string{"a/b/f", "c/b/f"} {
+			if _, err := os.ReadFile(filepath.Join(view, p)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	gone := func(p string) {
+		t.Helper()
+		for what, err := range map[string]error{
+			"stat":   unix.Stat(p, new(unix.Stat_t)),
+			"access": unix.Access(p, unix.R_OK),
+			"open":   openAndClose(p),
+			"create": os.WriteFile(p+".new", nil, 0o600),
+			"mkdir":  os.Mkdir(p+".dir", 0o700),
+			"rename": os.Rename(p, p+"2"),
+			"unlink": unix.Unlink(p),
+			"chmod":  os.Chmod(p, 0o600),
+		} {
+			wantErr(t, what+" "+p, err, syscall.ENOENT)
+		}
+	}
+	rounds := 200
+	if testing.Short() {
+		rounds = 40
+	}
+	for i := range rounds {
+		// Away, and back.
+		warm()
+		must(t, os.Rename(at("a"), at("z")))
+		gone(filepath.Join(view, "a/b/f"))
+		wantContent(t, filepath.Join(view, "z/b/f"), "a")
+		must(t, os.Rename(at("z"), at("a")))
+		wantContent(t, filepath.Join(view, "a/b/f"), "a")
+
+		// Another in its place.
+		warm()
+		must(t, unix.Renameat2(unix.AT_FDCWD, at("a"), unix.AT_FDCWD, at("c"), unix.RENAME_EXCHANGE))
+		wantContent(t, filepath.Join(view, "a/b/f"), "c")
+		wantContent(t, filepath.Join(view, "c/b/f"), "a")
+		must(t, unix.Renameat2(unix.AT_FDCWD, at("a"), unix.AT_FDCWD, at("c"), unix.RENAME_EXCHANGE))
+		wantContent(t, filepath.Join(view, "c/b/f"), "c")
+
+		// A directory further up.
+		warm()
+		must(t, os.Rename(at("a/b"), at("a/z")))
+		gone(filepath.Join(view, "a/b/f"))
+		must(t, os.Mkdir(at("a/b"), 0o700))
+		if _, err := os.Stat(filepath.Join(view, "a/b/f")); !os.IsNotExist(err) {
+			t.Errorf("stat in a new directory: %v", err)
+		}
+		must(t, os.Remove(at("a/b")))
+		must(t, os.Rename(at("a/z"), at("a/b")))
+
+		// A link out of the document.
+		warm()
+		must(t, os.Rename(at("a"), at("z")))
+		must(t, os.Symlink(filepath.Dir(outside), at("a")))
+		if _, err := os.Lstat(filepath.Join(view, "a/b/.")); err != nil {
+			t.Error(err) // the link is the app's to follow
+		}
+		must(t, os.Remove(at("a")))
+		must(t, os.Symlink("missing", at("a")))
+		gone(filepath.Join(view, "a/b/f"))
+		must(t, os.Remove(at("a")))
+		must(t, os.Rename(at("z"), at("a")))
+
+		// The document's own directory.
+		warm()
+		must(t, os.Rename(host, host+"2"))
+		gone(filepath.Join(view, "a/b/f"))
+		must(t, os.MkdirAll(at("a/b"), 0o700))
+		must(t, os.WriteFile(at("a/b/f"), []byte("another"), 0o600))
+		gone(filepath.Join(view, "a/b/f"))
+		must(t, os.RemoveAll(host))
+		must(t, os.Rename(host+"2", host))
+		if t.Failed() {
+			t.Fatal("round", i)
+		}
+	}
+}
+
+// TestADirectoryInUseGoesOn: who has a directory open uses it wherever the host
+// moves it.
+func TestADirectoryInUseGoesOn(t *testing.T) {
+	r := newRig(t)
+	host, view := r.nested()
+	round := func(i int) {
+		wantContent(t, filepath.Join(view, "a/b/f"), "a")
+		d, err := unix.Open(filepath.Join(view, "a/b"), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		must(t, err)
+		defer unix.Close(d)
+		must(t, os.Rename(filepath.Join(host, "a"), filepath.Join(host, "z")))
+		if i%2 == 0 {
+			if _, err := os.Stat(filepath.Join(view, "a/b/f")); !os.IsNotExist(err) {
+				t.Fatalf("round %d: an old name below it: %v", i, err)
+			}
+		}
+		// The kernel may have to be told first that its name is gone.
+		eventually(t, "a file in it is opened", func() bool {
+			fd, err := unix.Openat(d, "f", unix.O_RDONLY, 0)
+			if err == syscall.ESTALE {
+				return false
+			}
+			must(t, err)
+			unix.Close(fd)
+			return true
+		})
+		var st unix.Stat_t
+		if err := unix.Fstatat(d, "f", &st, 0); err != nil {
+			t.Fatalf("round %d: stat in it: %v", i, err)
+		}
+		if _, err := os.Stat(filepath.Join(view, "a/b")); !os.IsNotExist(err) {
+			t.Fatalf("round %d: its old name: %v", i, err)
+		}
+		made, err := unix.Openat(d, "new", unix.O_WRONLY|unix.O_CREAT, 0o600)
+		if err != nil {
+			t.Fatalf("round %d: create in it: %v", i, err)
+		}
+		unix.Close(made)
+		must(t, unix.Unlinkat(d, "new", 0))
+		must(t, os.Rename(filepath.Join(host, "z"), filepath.Join(host, "a")))
+	}
+	for i := range 50 {
+		round(i)
+	}
+}
+
+// TestReplacedDirectoriesAreSeenWithoutErrors: the host exchanges two
+// directories without pause.
+func TestReplacedDirectoriesAreSeenWithoutErrors(t *testing.T) {
+	r := newRig(t)
+	host, view := r.nested()
+	race(t, 700*time.Millisecond, func(int) {
+		unix.Renameat2(unix.AT_FDCWD, filepath.Join(host, "a"), unix.AT_FDCWD, filepath.Join(host, "c"), unix.RENAME_EXCHANGE)
+	}, func(i int) {
+		if i < 0 {
+			return
+		}
+		p := filepath.Join(view, "a/b/f")
+		if b, err := os.ReadFile(p); err != nil || string(b) != "a" && string(b) != "c" {
+			t.Errorf("read: %q %v", b, err)
+		}
+		if _, err := os.Stat(p); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Dir(p)); err != nil {
+			t.Error(err)
+		}
+		q := fmt.Sprint(p, i)
+		if err := os.WriteFile(q, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestTheNameOfARevokedDocumentIsGoneAtOnce, while who has its directory open
+// may not see it any more.
+func TestTheNameOfARevokedDocumentIsGoneAtOnce(t *testing.T) {
+	r := newRig(t)
+	_, view := r.nested()
+	id := filepath.Dir(view)
+	r.fileDoc("f1", "text")
+	for i := range 100 {
+		wantContent(t, filepath.Join(view, "a/b/f"), "a")
+		wantContent(t, r.in(testApp, "f1", "file.txt"), "text")
+		d, err := unix.Open(view, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		must(t, err)
+		for _, doc := range []string{"d1", "f1"} {
+			r.docs.grant(testApp, doc, Access{})
+			r.view.Invalidate(doc)
+		}
+		for _, p := range []string{id, view, filepath.Join(view, "a"), filepath.Join(view, "a/b/f"), r.in(testApp, "f1"), r.in(testApp, "f1", "file.txt")} {
+			_, err := os.Lstat(p)
+			wantErr(t, "stat "+p, err, syscall.ENOENT)
+			_, err = os.ReadDir(p)
+			wantErr(t, "list "+p, err, syscall.ENOENT)
+		}
+		wantErr(t, "fstat", unix.Fstat(d, new(unix.Stat_t)), syscall.EACCES)
+		unix.Close(d)
+		for _, doc := range []string{"d1", "f1"} {
+			r.docs.grant(testApp, doc, Access{Read: true})
+			r.view.Invalidate(doc)
+		}
+		if t.Failed() {
+			t.Fatal("round", i)
+		}
+	}
+}
+
+// TestATreeRemovedOnTheHostIsMadeAgain in the view, with the inode numbers of
+// the old one.
+func TestATreeRemovedOnTheHostIsMadeAgain(t *testing.T) {
+	r := newRig(t)
+	host, view := r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+	for round := range 6 {
+		for d := range 30 {
+			dir := filepath.Join(view, "t", fmt.Sprint(d), "x", fmt.Sprint((d+round)%7))
+			must(t, os.MkdirAll(dir, 0o700))
+			for f := range 3 {
+				p := filepath.Join(dir, fmt.Sprint(f))
+				must(t, os.WriteFile(p+".new", []byte(p), 0o600))
+				must(t, os.Rename(p+".new", p))
+			}
+		}
+		files := 0
+		must(t, filepath.WalkDir(filepath.Join(view, "t"), func(p string, e os.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				files++
+				wantContent(t, p, p)
+			}
+			return err
+		}))
+		if files != 90 || t.Failed() {
+			t.Fatalf("round %d: %d files", round, files)
+		}
+		must(t, os.RemoveAll(filepath.Join(host, "t")))
+		if _, err := os.Lstat(filepath.Join(view, "t")); !os.IsNotExist(err) {
+			t.Fatalf("round %d: after it was removed: %v", round, err)
+		}
+	}
+}
