@@ -236,20 +236,24 @@ func viewRows() []viewRow {
 			})
 		})
 		before(drop)
+		add("rename, 1 000"+label, func(s viewSide) error {
+			return each(threads, 500, func(i int) error {
+				a, b := many(s, i), filepath.Join(s.dir, "some", fmt.Sprint(i))
+				return errors.Join(os.Rename(a, b), os.Rename(b, a))
+			})
+		})
+		add("readdir of 10 000, "+fmt.Sprint(threads)+" at once", func(s viewSide) error {
+			return each(threads, threads, func(int) error {
+				f, err := os.Open(filepath.Join(s.dir, "many"))
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				_, err = f.Readdirnames(-1)
+				return err
+			})
+		})
 	}
-	add("rename, 1 000", func(s viewSide) error {
-		a, b := filepath.Join(s.dir, "many/1"), filepath.Join(s.dir, "some/1")
-		return each(1, 500, func(int) error { return errors.Join(os.Rename(a, b), os.Rename(b, a)) })
-	})
-	add("readdir of 10 000", func(s viewSide) error {
-		f, err := os.Open(filepath.Join(s.dir, "many"))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = f.Readdirnames(-1)
-		return err
-	})
 	add("readdir and lstat of 10 000", func(s viewSide) error {
 		f, err := os.Open(filepath.Join(s.dir, "many"))
 		if err != nil {
@@ -285,6 +289,18 @@ func viewRows() []viewRow {
 			}
 			return readAll(open, 1<<20)
 		})
+		add(size.name+" reads of 32 M, warm, 8 threads", func(s viewSide) error {
+			f, err := os.Open(filepath.Join(s.dir, "large"))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return each(8, viewLarge/size.n, func(i int) error {
+				_, err := f.ReadAt(make([]byte, size.n), int64(i*size.n))
+				return err
+			})
+		})
+		before(func(s viewSide) error { return readLarge(s, 1<<20) })
 		add(size.name+" reads of 32 M, opened again", func(s viewSide) error { return readLarge(s, size.n) })
 		want(5)
 		before(func(s viewSide) error { return readLarge(s, 1<<20) })
