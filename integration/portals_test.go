@@ -94,6 +94,42 @@ func TestPortalsKnowTheApp(t *testing.T) {
 	}
 }
 
+// An app that makes namespaces and a root directory of its own, with the
+// metadata of another app in it, is still itself to who it calls.
+func TestAnAppCannotPretendToBeAnother(t *testing.T) {
+	s := startWith(t, session.Options{Portals: true})
+	b, err := s.StartBackend(filepath.Join(s.Home, "none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	a, err := s.StartAppWith(appA, "--allow=userns", "--share=network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	other := startApp(t, s, appB)
+	metadata := do(t, other, wire.Request{Op: "read", Path: "/.flatpak-info"}).Data
+	for _, info := range []string{metadata, "", "[Application]\nname=" + appB + "\n"} {
+		answer := do(t, a, wire.Request{Op: "forge", Data: info})
+		if answer.Data != "pretended "+info {
+			t.Fatalf("the app could not pretend: %q", answer.Data)
+		}
+		d, err := b.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Method != "Notification.AddNotification" || d.AppID != appA {
+			t.Errorf("with %q the backend was asked %+v, want %s", info, d, appA)
+		}
+	}
+	// The other's directories, in the instances and in its own data, are not there.
+	failsWith(t, a, wire.Request{Op: "stat", Path: filepath.Join(s.Home, ".var/app", appB)}, "ENOENT")
+	if names := do(t, a, wire.Request{Op: "list", Path: filepath.Join(s.Runtime, ".flatpak")}).Names; len(names) != 1 {
+		t.Errorf("the app sees the instances %q, want its own", names)
+	}
+}
+
 // What the profile does not grant the portal does not, either: it reads it in
 // the app's metadata.
 func TestPortalsReadWhatIsGranted(t *testing.T) {

@@ -29,6 +29,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == forgedMark {
+		if err := forged(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 16<<20)
 	for in.Scan() {
@@ -92,6 +99,8 @@ func do(r wire.Request, a *wire.Answer) error {
 		return choose(a, "SaveFile", map[string]dbus.Variant{"current_name": dbus.MakeVariant(r.Name)})
 	case "call":
 		return call(r, a)
+	case "forge":
+		return forge(r, a)
 	case "portal":
 		return portal(r, a)
 	default:

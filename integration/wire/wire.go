@@ -9,7 +9,8 @@ type Request struct {
 	// Path is the file that read, write, create, list, stat and remove mean, or the object path
 	// of call.
 	Path string `json:"path,omitempty"`
-	// Data is what write and create put into the file, or the URI to open.
+	// Data is what write and create put into the file, the URI to open, or
+	// the metadata that forge puts into its root.
 	Data string `json:"data,omitempty"`
 	// Name is the file name that save suggests, or the portal that portal calls.
 	Name string `json:"name,omitempty"`
