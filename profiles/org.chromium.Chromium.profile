@@ -1,4 +1,5 @@
 # What Chromium saves without asking goes to ~/.var/app/org.chromium.Chromium/Downloads.
+# By TMPDIR a second start finds the first: /var/tmp is the app's, /tmp the sandbox's.
 [Application]
 name=org.chromium.Chromium
 command=chromium;chromium-browser;
@@ -8,5 +9,5 @@ sockets=wayland;fallback-x11;pulseaudio;
 devices=dri;
 persistent=Downloads;
 features=userns;
-[Session Bus Policy]
-org.mpris.MediaPlayer2.chromium.*=own
+[Environment]
+TMPDIR=/var/tmp

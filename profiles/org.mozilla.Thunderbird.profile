@@ -1,3 +1,4 @@
+# Its name on the bus is how a second start finds the first.
 [Application]
 name=org.mozilla.Thunderbird
 command=thunderbird;
@@ -9,3 +10,4 @@ filesystems=~/.thunderbird:create;
 features=userns;
 [Session Bus Policy]
 org.freedesktop.Notifications=talk
+org.mozilla.thunderbird.*=own

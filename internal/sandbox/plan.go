@@ -576,6 +576,7 @@ func (pl *Plan) own() error {
 	if err := pl.addOwn(rel, filepath.Join(h.Home, rel), Position{}); err != nil {
 		return err
 	}
+	pl.shareTemporary(filepath.Join(rel, "cache/tmp"))
 	kept := slices.Clone(p.Persistent)
 	slices.SortStableFunc(kept, func(a, b Word) int { return strings.Count(a.Text, "/") - strings.Count(b.Text, "/") })
 	for _, w := range kept {
@@ -596,6 +597,19 @@ func (pl *Plan) own() error {
 	pl.add(Mount{Kind: Symlink, Source: "/.flatpak-info", Dest: filepath.Join(h.RuntimeDir, "flatpak-info")})
 	pl.add(Mount{Kind: File, Dest: "/run/host/container-manager", Data: []byte("flatpak\n"), Perms: 0o444})
 	return nil
+}
+
+// shareTemporary plans /var/tmp, which all sandboxes of the app have in common,
+// as flatpak has it: a second start of a program finds the first one by a
+// socket there, and does not work on the same files beside it. An app that has
+// put something else into the place goes without.
+func (pl *Plan) shareTemporary(rel string) {
+	if f, err := openBeneath(pl.Host.Home, rel, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+		f.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	pl.addOwn(rel, "/var/tmp", Position{})
 }
 
 // keep plans a persistent path: a link to what lies below the app's own
