@@ -31,7 +31,8 @@ const (
 type backlog struct {
 	mu      sync.Mutex
 	sent    int           // bytes since it was last seen to keep up
-	watched bool          // somebody asks the bus
+	watched bool          // somebody asks the bus, or will again
+	asked   chan struct{} // nil if it is known; closed when the bus has answered
 	behind  chan struct{} // nil if it is not behind; closed when it is no more
 }
 
@@ -86,7 +87,7 @@ func (c *Conn) toSend(name string, n int) bool {
 	}
 	b.sent += n
 	if b.sent >= unseenBytes && !b.watched {
-		b.watched = true
+		b.watched, b.asked = true, make(chan struct{})
 		go c.watchBacklog(name, b) // ends when it keeps up, has left, or the connection ends
 	}
 	return true
@@ -97,6 +98,10 @@ func (c *Conn) watchBacklog(name string, b *backlog) {
 	for {
 		unread, err := c.unread(c.ctx, name)
 		b.mu.Lock()
+		if b.asked != nil {
+			close(b.asked)
+			b.asked = nil
+		}
 		if err != nil || unread <= maxUnread {
 			b.sent, b.watched = 0, false
 			if b.behind != nil {
@@ -140,20 +145,31 @@ func (c *Conn) unread(ctx context.Context, name string) (int, error) {
 	return int(n), err
 }
 
-// keepsUp reports whether a peer reads what it is sent. With wait it is given
-// some time.
+// keepsUp reports whether a peer reads what it is sent. With wait it waits
+// until that is known, and gives the peer some time.
 func (c *Conn) keepsUp(p *peer, wait bool) bool {
-	p.backlog.mu.Lock()
-	behind := p.backlog.behind
-	p.backlog.mu.Unlock()
-	if behind == nil {
-		return true
-	}
-	if !wait {
-		return false
+	b := p.backlog
+	b.mu.Lock()
+	asked, behind := b.asked, b.behind
+	b.mu.Unlock()
+	if !wait || asked == nil && behind == nil {
+		return behind == nil
 	}
 	late := time.NewTimer(unreadPatience)
 	defer late.Stop()
+	if asked != nil {
+		select {
+		case <-asked:
+		case <-p.ctx.Done():
+			return false
+		}
+		b.mu.Lock()
+		behind = b.behind
+		b.mu.Unlock()
+		if behind == nil {
+			return true
+		}
+	}
 	select {
 	case <-behind:
 		return true

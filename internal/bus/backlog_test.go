@@ -94,7 +94,7 @@ func TestABusThatDoesNotTell(t *testing.T) {
 	get.dest = ""
 	asked := 0
 	for n := range 10 {
-		p.send(get, nil, nil)
+		p.send(get, nil, nil) // the fifth waits until it is known
 		for answered := false; !answered; {
 			switch r := p.next(); {
 			case r.member == "GetConnectionStats":

@@ -3,6 +3,7 @@ package bus
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 )
 
 // ValueOf makes a Value of type signature from a Go value of the types that
@@ -62,6 +63,9 @@ func (v Value) Check() error {
 // HasFD reports whether v refers to a descriptor anywhere, in variants too.
 // Such a value means nothing outside of its message. v must be valid.
 func (v Value) HasFD() bool {
+	if !strings.ContainsAny(v.Signature, "hv") {
+		return false
+	}
 	d := decoder{order: binary.LittleEndian, data: v.Data}
 	found, err := findFD(&d, v.Signature)
 	return err == nil && found

@@ -37,14 +37,8 @@ func (w *walker) value(sig string, depth int) (rest string, ok bool) {
 	}
 	c, rest := sig[0], sig[1:]
 	switch c {
-	case 'y':
-		return rest, w.skip(1, 1)
-	case 'n', 'q':
-		return rest, w.skip(2, 2)
-	case 'b', 'i', 'u', 'h':
-		return rest, w.skip(4, 4)
-	case 'x', 't', 'd':
-		return rest, w.skip(8, 8)
+	case 'y', 'n', 'q', 'b', 'i', 'u', 'h', 'x', 't', 'd':
+		return rest, w.skip(alignment(c), fixedSize(c))
 	case 's', 'o':
 		n, ok := w.length()
 		return rest, ok && w.skip(1, n) && w.skip(1, 1)
@@ -87,6 +81,9 @@ func (w *walker) value(sig string, depth int) (rest string, ok bool) {
 		n, ok := w.length()
 		if !ok || !w.skip(alignment(rest[0]), 0) || n > len(w.data)-w.pos {
 			return "", false
+		}
+		if size := fixedSize(rest[0]); size > 0 {
+			return rest[1:], n%size == 0 && w.skip(1, n)
 		}
 		end := w.pos + n
 		element := rest
@@ -150,6 +147,18 @@ func alignment(c byte) int {
 		return 8
 	}
 	return 1
+}
+
+// fixedSize is the size of a value of a basic type, 0 if that depends on the
+// value, or it is a container.
+func fixedSize(c byte) int {
+	switch c {
+	case 'y':
+		return 1
+	case 'n', 'q', 'b', 'i', 'u', 'h', 'x', 't', 'd':
+		return alignment(c)
+	}
+	return 0
 }
 
 // skip pads to an alignment and goes n bytes on.
