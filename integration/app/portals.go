@@ -118,7 +118,7 @@ func portal(r wire.Request, a *wire.Answer) error {
 	case "Email":
 		return ask("Email.ComposeEmail", vars{"address": dbus.MakeVariant("a@example.org")}, "")
 	case "Inhibit":
-		return ask("Inhibit.Inhibit", nil, "", uint32(4))
+		return ask("Inhibit.Inhibit", nil, "", uint32(8)) // idling
 	case "Location":
 		session := dbus.ObjectPath("")
 		if err := conn.Object(portalName, portalPath).Call("org.freedesktop.portal.Location.CreateSession", 0, vars{"session_handle_token": dbus.MakeVariant("s")}).Store(&session); err != nil {
