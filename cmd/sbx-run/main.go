@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/bus"
+	"docportal/internal/desktop"
 	"docportal/internal/doctor"
 	"docportal/internal/sandbox"
 )
@@ -240,6 +241,9 @@ func (o *options) run(w *worker) (int, error) {
 		starter.Forward = func(ctx context.Context, app string, f sandbox.Handed) (string, error) {
 			return addDocument(ctx, host.SessionBus.Address, app, f)
 		}
+	}
+	if names := desktop.SessionDirs(os.Getenv).Activatable(profile.Name); len(names) > 0 {
+		starter.Warn("the message bus can start %s outside the sandbox, also for the app itself; sbx-run --install %s prevents it", strings.Join(names, " and "), profile.Name)
 	}
 	if o.LogDbus {
 		done, err := logBus(w.ctx, starter, host)

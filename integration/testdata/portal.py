@@ -1,4 +1,4 @@
-# Calls methods of the desktop portal one after the other, as an app does that
+# Calls methods of the portals one after the other, as an app does that
 # uses GLib, and prints the results: METHOD ARGUMENTS [METHOD ARGUMENTS ...].
 # METHOD is Interface.Method, ARGUMENTS a tuple as GVariant's text; in it TOKEN
 # stands for the handle token of a request, PNG for a picture, GOT for the token
@@ -40,7 +40,8 @@ for n, (method, text) in enumerate(zip(words[::2], words[1::2])):
     sender = bus.get_unique_name()[1:].replace(".", "_")
     bus.signal_subscribe("org.freedesktop.portal.Desktop", "org.freedesktop.portal.Request", "Response",
                          "/org/freedesktop/portal/desktop/request/%s/%s" % (sender, token), None, 0, response)
-    reply, _ = bus.call_with_unix_fd_list_sync("org.freedesktop.portal.Desktop", "/org/freedesktop/portal/desktop",
+    service = ("Documents", "documents") if interface == "Documents" else ("Desktop", "desktop")
+    reply, _ = bus.call_with_unix_fd_list_sync("org.freedesktop.portal." + service[0], "/org/freedesktop/portal/" + service[1],
                           "org.freedesktop.portal." + interface, member, GLib.Variant.parse(None, text),
                           None, 0, 20000, files)
     if request:

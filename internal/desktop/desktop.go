@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -146,4 +147,23 @@ func below(dirs []string, name string) (all []string) {
 func (f keyFile) value(group, key string) string {
 	s, _ := f.String(group, key)
 	return s
+}
+
+// Activatable lists names of an app that the message bus could start outside
+// its sandbox, also at the app's own wish, by the usual names of activation
+// files: those that Install has not covered.
+func (d Dirs) Activatable(id string) (names []string) {
+	for _, dir := range append(below(d.DataDirs, "dbus-1/services"), "/usr/share/dbus-1/services") {
+		entries, _ := os.ReadDir(dir) // a directory that is not there has none
+		for _, e := range entries {
+			name, ok := strings.CutSuffix(e.Name(), ".service")
+			if !ok || name != id && !strings.HasPrefix(name, id+".") || slices.Contains(names, name) {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(d.services(), e.Name())); err != nil {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }

@@ -208,7 +208,13 @@ func TestActivationAndAutostart(t *testing.T) {
 	service("im.dino.Dino.Flatpak", "/usr/bin/flatpak run im.dino.Dino")
 	h.write("xdg/autostart/dino-daemon.desktop", "[Desktop Entry]\nType=Application\nName=Dino\nExec=dino-im --daemon\n")
 	h.write("xdg/autostart/other.desktop", "[Desktop Entry]\nType=Application\nName=Other\nExec=other\n")
+	if got := h.Activatable("im.dino.Dino"); !slices.Equal(got, []string{"im.dino.Dino.Flatpak", "im.dino.Dino.SearchProvider", "im.dino.Dino"}) {
+		t.Errorf("activatable: %q", got)
+	}
 	h.install(app("im.dino.Dino", "dino-im", "dino"))
+	if got := h.Activatable("im.dino.Dino"); !slices.Equal(got, []string{"im.dino.Dino.Flatpak"}) {
+		t.Errorf("activatable after the installation: %q", got)
+	}
 	services := ".local/share/dbus-1/services/"
 	h.wantFiles(apps+"im.dino.Dino.desktop", ".config/autostart/dino-daemon.desktop",
 		services+"im.dino.Dino.service", services+"im.dino.Dino.SearchProvider.service", services+"org.example.Old.service")
