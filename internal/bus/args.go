@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"unicode/utf8"
 )
@@ -71,11 +72,11 @@ func decodeArg(d *decoder, typ string) (any, error) {
 	case "v":
 		return d.variant(1)
 	case "a{sas}":
-		return decodeDict(d, d.strings)
-	case "a{say}":
-		return decodeDict(d, d.bytes)
+		return decodeDict(d, maxEntries, d.strings)
+	case "a{say}": // no argument, but the answer to a List
+		return decodeDict(d, math.MaxInt, d.bytes)
 	case "a{sv}":
-		return decodeDict(d, func() (Value, error) { return d.variant(3) })
+		return decodeDict(d, maxEntries, func() (Value, error) { return d.variant(3) })
 	}
 	return d.value(typ, 0)
 }
@@ -93,7 +94,9 @@ func (d *decoder) strings() ([]string, error) {
 	var list []string
 	err := d.each('s', func() error {
 		s, err := d.string()
-		list = append(list, s)
+		if list = append(list, s); len(list) > maxStrings {
+			return fmt.Errorf("an array of more than %d strings", maxStrings)
+		}
 		return err
 	})
 	return list, err
@@ -117,9 +120,20 @@ func (d *decoder) value(typ string, depth int) (Value, error) {
 	return Value{typ, e.buf}, err
 }
 
-func decodeDict[T any](d *decoder, value func() (T, error)) (map[string]T, error) {
+// maxEntries and maxStrings bound arguments of which there is no use for more:
+// what takes a few bytes in a message takes ten times as many when it is
+// decoded.
+const (
+	maxEntries = 1 << 16 // of a dictionary
+	maxStrings = 1 << 19 // of an array
+)
+
+func decodeDict[T any](d *decoder, limit int, value func() (T, error)) (map[string]T, error) {
 	m := make(map[string]T)
 	err := d.each('{', func() error {
+		if len(m) >= limit {
+			return fmt.Errorf("a dictionary of more than %d entries", limit)
+		}
 		k, err := d.string()
 		if err != nil {
 			return err

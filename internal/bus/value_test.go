@@ -296,6 +296,39 @@ func TestADictionaryWithAKeyTwiceIsRefused(t *testing.T) {
 	}
 }
 
+// TestWhatIsSmallInAMessageStaysSo: arguments of very many parts are refused,
+// long before the whole body is too large.
+func TestWhatIsSmallInAMessageStaysSo(t *testing.T) {
+	for sig, limit := range map[string]int{"a{sv}": maxEntries, "a{sas}": maxEntries, "as": maxStrings} {
+		for n, good := range map[int]bool{limit: true, limit + 1: false} {
+			var e encoder
+			err := e.array(sig[1], func() error {
+				for i := range n {
+					if sig[1] == 's' {
+						e.text("")
+						continue
+					}
+					e.align(8)
+					e.text(fmt.Sprint(i))
+					if sig == "a{sv}" {
+						e.signature("y")
+						e.byte(0)
+					} else {
+						e.uint32(0)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := decodeBody(binary.LittleEndian, sig, e.buf); (err == nil) != good {
+				t.Errorf("%d of %s: %v", n, sig, err)
+			}
+		}
+	}
+}
+
 func TestSignatures(t *testing.T) {
 	deep := strings.Repeat("a", 32) + "y"
 	structs := strings.Repeat("(", 32) + "y" + strings.Repeat(")", 32)

@@ -56,6 +56,9 @@ func (a *addition) recordFlags(f uint32) uint32 {
 // add adds descriptors of a call, all or none. The ids are in their order, ""
 // for a file that the target can reach itself where as-needed was asked.
 func (s *Service) add(ctx context.Context, call *bus.Call, fds []bus.FD, a addition) ([]string, *mounted, error) {
+	if err := checkFDs(fds); err != nil {
+		return nil, nil, err
+	}
 	m, err := s.mount(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -100,6 +103,17 @@ func (s *Service) add(ctx context.Context, call *bus.Call, fds []bus.FD, a addit
 		ids[which[i]] = id
 	}
 	return ids, m, nil
+}
+
+// maxFDs is how many indexes of descriptors a call may have: each costs a look
+// at the file, also where one descriptor is named again and again.
+const maxFDs = 1024
+
+func checkFDs(fds []bus.FD) error {
+	if len(fds) > maxFDs {
+		return bus.InvalidArgument("more than %d files in one call", maxFDs)
+	}
+	return nil
 }
 
 // placeFor is place under the caller's limit of documents.

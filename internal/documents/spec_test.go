@@ -66,7 +66,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"100 000 live documents":                                "Limit TheLimitIsAHundredThousand LimitOfBytes AGiftTakesNoRoomThatIsNeeded",
 		"64 calls in flight":                                    "../bus:CallsInFlight ../bus:ABurstBeforeIdentificationIsBoundedByWhoItTurnsOutToBe",
 		"256 transfers, 8192 files":                             "TransferLimits",
-		"no message stops the daemon, leaks or goes unanswered": "../bus:EveryCallIsAnswered ../bus:LargeBodiesAreRefusedAndNotKept ../bus:BytesAndDescriptorsInFlight ../bus:APeerThatLeaves ../bus:WhoReadsNothingHoldsNobodyUp ../bus:LargeAnswersAreMadeOneAtATime",
+		"no message stops the daemon, leaks or goes unanswered": "../bus:EveryCallIsAnswered ../bus:LargeBodiesAreRefusedAndNotKept ../bus:BytesAndDescriptorsInFlight ../bus:APeerThatLeaves ../bus:WhoReadsNothingHoldsNobodyUp ../bus:LargeAnswersAreMadeOneAtATime ../bus:WhatIsSmallInAMessageStaysSo",
 		// Who is calling.
 		"1: credentials; only our own uid":               "../identity:AnotherUserIsRefused ../identity:ABusThatDoesNotAnswerIsARefusal ../bus:Credentials",
 		"2: pidfd, or start time before and after":       "../identity:AProcessThatDiesWhileItIsReadIsRefused ../identity:ANameThatChangesHandsWhileItIsReadIsRefused ../identity:AProcessThatDiesIsRefused ../identity:TheStartTimeIsFoundWhateverTheCommandIsCalled ../identity:APidfdThatIsNoneIsRefused",

@@ -570,15 +570,19 @@ func (s *Service) place(ctx context.Context, all []placed) ([]string, error) {
 // stores their ids, if ids is not nil. s.mu is held.
 func (s *Service) placeTransients(all []placed, which []int, ids []string) (map[string]*document, error) {
 	made := make(map[string]*document, len(which))
+	byPath := make(map[string][]string) // of those that are made, to be found again
 	var first error
 	for _, i := range which {
 		if ids != nil {
 			ids[i] = all[i].id
 		}
-		d, err := s.placeTransient(&all[i], made)
+		d, err := s.placeTransient(&all[i], made, byPath)
 		if err != nil {
 			first = err
 			continue
+		}
+		if made[d.id] == nil && !d.rec.unique() {
+			byPath[d.rec.path] = append(byPath[d.rec.path], d.id)
 		}
 		made[d.id] = d
 		if ids != nil {
@@ -651,9 +655,9 @@ func findStored(tx *permstore.Tx, rec *record) (id string, err error) {
 	return "", nil
 }
 
-// placeTransient computes what a transient document becomes; made holds those
-// of the same call. s.mu is held.
-func (s *Service) placeTransient(p *placed, made map[string]*document) (*document, error) {
+// placeTransient computes what a transient document becomes; made are those of
+// the same call, byPath their ids. s.mu is held.
+func (s *Service) placeTransient(p *placed, made map[string]*document, byPath map[string][]string) (*document, error) {
 	var old *document
 	now := func(id string) *document {
 		if d := made[id]; d != nil {
@@ -667,16 +671,12 @@ func (s *Service) placeTransient(p *placed, made map[string]*document) (*documen
 			return nil, errNone
 		}
 	case p.reuse:
-		for _, id := range first(s.byPath[p.rec.path], maxAlike) {
-			if d := now(id); d.rec.same(&p.rec) {
-				old = d
-				break
-			}
-		}
-		for _, d := range made {
-			if d.rec.same(&p.rec) {
-				old = d
-				break
+		for _, ids := range [][]string{s.byPath[p.rec.path], byPath[p.rec.path]} {
+			for _, id := range first(ids, maxAlike) {
+				if d := now(id); d.rec.same(&p.rec) {
+					old = d
+					break
+				}
 			}
 		}
 	}

@@ -212,6 +212,9 @@ func (s *Service) addFiles(ctx context.Context, c *bus.Call) ([]any, error) {
 	var fds []bus.FD
 	var options map[string]bus.Value
 	c.Scan(&key, &fds, &options)
+	if err := checkFDs(fds); err != nil {
+		return nil, err
+	}
 	t := &s.transfers
 	t.mu.Lock()
 	tr, err := t.own(c, key)

@@ -176,6 +176,16 @@ func TestBadIndex(t *testing.T) {
 	if ids, err := s.addRaw(c, all, []int{fd}, 0, 0); err != nil || ids[0] != ids[1] {
 		t.Error("the same descriptor twice: ", ids, err)
 	}
+	// Any number of times is too often.
+	if ids, err := s.addRaw(c, all, []int{fd}, make([]bus.FD, maxFDs)...); err != nil || len(ids) != maxFDs || ids[0] != ids[maxFDs-1] {
+		t.Error("the same descriptor many times: ", len(ids), err)
+	}
+	if ids, err := s.addRaw(c, 0, []int{fd}, make([]bus.FD, maxFDs+1)...); !isInvalidFD(err) {
+		t.Error("the same descriptor too many times: ", len(ids), err)
+	}
+	if n := s.count(); n != 1 {
+		t.Errorf("%d documents", n)
+	}
 }
 
 // TestSlowDescriptor: a descriptor that takes for ever to verify delays no

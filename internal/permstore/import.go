@@ -18,9 +18,12 @@ import (
 )
 
 const (
-	// importGroup is how many entries are imported in one transaction. Each
-	// writes most pages of the indexes anew, whose order is another one.
-	importGroup = 100000
+	// importGroup is how many entries are imported in one transaction while
+	// others may write, firstGroup while nobody waits for anything less than
+	// all. Each writes most pages of the indexes anew, whose order is another
+	// one.
+	importGroup = 10000
+	firstGroup  = 100000
 	// importFill is how full pages are made: what comes in order leaves no
 	// page behind that could take more.
 	importFill = 0.9
@@ -92,6 +95,10 @@ func (s *Store) importDir(ctx context.Context, dir string, first bool) (*Moved, 
 	if err != nil && !(first && errors.Is(err, os.ErrNotExist)) {
 		return nil, err
 	}
+	group := importGroup
+	if first {
+		group = firstGroup
+	}
 	m := &Moved{}
 	for _, d := range names {
 		table := d.Name()
@@ -114,7 +121,7 @@ func (s *Store) importDir(ctx context.Context, dir string, first bool) (*Moved, 
 			m.problem("table %s: entry %v", table, p)
 		}
 		m.Tables++
-		for ids := range slices.Chunk(slices.Sorted(maps.Keys(f.Entries)), importGroup) {
+		for ids := range slices.Chunk(slices.Sorted(maps.Keys(f.Entries)), group) {
 			if err := s.Update(ctx, func(tx *Tx) error { return tx.merge(table, ids, f.Entries, m) }); err != nil {
 				return m.finish(), err
 			}
