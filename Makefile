@@ -4,7 +4,7 @@
 #   make demo       set up this machine and show the main job, step by step
 #   make check      set up this machine and run every test
 #   make check-long the same, with each long test in full
-#   make check-apps set up this machine and test with real applications: Firefox
+#   make check-apps set up this machine and test with real applications, all of them
 #   make bench      set up this machine and print the comparisons
 #   make man        the manuals in bin/man, with scdoc
 #   make install    DESTDIR= PREFIX=/usr/local; the manuals too if scdoc is there
@@ -126,6 +126,7 @@ check:
 
 check-long:
 	scripts/setup test
+	scripts/setup apps
 	scripts/check --long
 
 check-apps:

@@ -1,3 +1,4 @@
+# What is dropped on it does not arrive: it asks for paths, not for documents.
 [Application]
 name=org.gnome.Evince
 command=evince;

@@ -1,3 +1,4 @@
+# Its own file dialog shows an empty home; pictures come by "open with".
 [Application]
 name=org.gnome.eog
 command=eog;

@@ -5,8 +5,8 @@
 // it is hooked. The dialogs are operated with the mouse and the keys, as a
 // person does; only the page in the browser is driven by Marionette.
 //
-// The tests have the build tag "apps" (make check-apps), as they need many
-// packages.
+// Firefox and Evince are tested with everything else; the other applications,
+// which are many packages, by make check-apps.
 package apps
 
 import (

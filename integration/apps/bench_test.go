@@ -1,5 +1,3 @@
-//go:build apps
-
 package apps
 
 import (
@@ -13,7 +11,7 @@ import (
 // BenchmarkUpload compares what Firefox uploads of a file that it has as a
 // document with a file that its sandbox shows it directly, in turns.
 //
-//	go test -tags apps -run '^$' -bench Upload -benchtime 5x ./integration/apps
+//	go test -run '^$' -bench Upload -benchtime 5x ./integration/apps
 func BenchmarkUpload(b *testing.B) {
 	const size = 300 * megabyte
 	d := start(b)

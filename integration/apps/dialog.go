@@ -14,7 +14,7 @@ import (
 const dialogClass = "xdg-desktop-portal-gtk"
 
 // dialogLimit is how long a dialog may take to come or to go.
-const dialogLimit = 20 * time.Second
+const dialogLimit = 60 * time.Second
 
 // Dialog is a file dialog of the desktop portal's GTK backend.
 type Dialog struct {
@@ -100,11 +100,20 @@ func (d *Dialog) open() bool {
 	return slices.Contains(d.screen.Windows(dialogClass), d.window)
 }
 
-// Gone waits until the dialog is closed.
-func (d *Dialog) Gone() error {
+// closed waits until the dialog is closed.
+func (d *Dialog) closed() error {
 	err := session.Await(dialogLimit, func() (bool, error) { return !d.open(), nil })
 	if err != nil {
 		return fmt.Errorf("the dialog %q stays: %w", d.Title, err)
+	}
+	return nil
+}
+
+// Gone waits until the dialog is closed, and gives the keys back to the
+// browser.
+func (d *Dialog) Gone() error {
+	if err := d.closed(); err != nil {
+		return err
 	}
 	return d.screen.focusBrowser()
 }
@@ -124,12 +133,29 @@ func (s *Screen) focusBrowser() error {
 	return errors.New("the browser has no window")
 }
 
-// Accept presses Enter, which ends the dialog.
+// Accept presses Enter, which ends the dialog, and gives the keys back to the
+// browser.
 func (d *Dialog) Accept() error {
+	if err := d.Enter(); err != nil {
+		return err
+	}
+	return d.screen.focusBrowser()
+}
+
+// Enter presses Enter, which ends the dialog.
+func (d *Dialog) Enter() error {
 	if _, err := d.screen.Xdotool("key", "--clearmodifiers", "Return"); err != nil {
 		return err
 	}
-	return d.Gone()
+	return d.closed()
+}
+
+// Escape presses Escape, which ends the dialog.
+func (d *Dialog) Escape() error {
+	if _, err := d.screen.Xdotool("key", "--clearmodifiers", "Escape"); err != nil {
+		return err
+	}
+	return d.closed()
 }
 
 // Press clicks on the button at the bottom right, which ends the dialog.

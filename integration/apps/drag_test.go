@@ -1,5 +1,3 @@
-//go:build apps
-
 package apps
 
 import (
@@ -91,4 +89,5 @@ func TestDrag(t *testing.T) {
 	if !slices.Equal(docs, dragged) {
 		t.Errorf("Firefox was given %q, want %q", docs, dragged)
 	}
+	d.works(FirefoxID, "drag")
 }

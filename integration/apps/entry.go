@@ -1,7 +1,6 @@
 package apps
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,18 +38,18 @@ func commandLine(s *session.Session, app string, options, arguments []string) ([
 	}
 	_, exec, ok := strings.Cut(string(b), "\nExec=")
 	if !ok {
-		return nil, errors.New("no Exec in the desktop entry of " + app)
+		return nil, fmt.Errorf("the desktop entry of %s has no Exec", app)
 	}
 	exec, _, _ = strings.Cut(exec, "\n")
 	if strings.ContainsAny(exec, "\"\\") {
-		return nil, fmt.Errorf("this launcher cannot read Exec=%s", exec)
+		return nil, fmt.Errorf("this launcher cannot read %s", exec)
 	}
 	words := slices.DeleteFunc(strings.Fields(exec), func(w string) bool {
 		return strings.HasPrefix(w, "%")
 	})
 	at := slices.Index(words, app)
 	if at < 0 {
-		return nil, fmt.Errorf("Exec=%s does not start %s", exec, app)
+		return nil, fmt.Errorf("%q does not start %s", exec, app)
 	}
 	words = slices.Insert(words, at+1, arguments...)
 	return slices.Insert(words, at, options...), nil

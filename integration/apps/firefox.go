@@ -81,10 +81,17 @@ type Firefox struct {
 	profile string // directory of the browser profile
 }
 
-// PrepareFirefox makes a browser profile in the home directory, as an earlier
-// start would have left it.
-func PrepareFirefox(s *session.Session) error {
+// PrepareFirefox installs Firefox's desktop entry and makes a browser profile in
+// the home directory, as an earlier start would have left it, if that was not
+// done yet.
+func PrepareFirefox(s *session.Session, log *os.File) error {
 	dir := filepath.Join(s.Home, ".mozilla/firefox", profileName)
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := Install(s, log, FirefoxID); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

@@ -1,5 +1,3 @@
-//go:build apps
-
 package apps
 
 import (
@@ -27,7 +25,14 @@ import (
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
 	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if dir := os.Getenv("DOCPORTAL_SHOTS"); dir != "" {
+			if err := table.Write(filepath.Join(dir, "table.md")); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
+		os.Exit(code)
 	}
 	code, err := session.Staged("../..")
 	if err != nil {
@@ -36,11 +41,22 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// table is what this run saw.
+var table Table
+
+// works notes that an application did something, unless the test failed.
+func (d *desktop) works(app, column string) {
+	if !d.Failed() {
+		table.Set(app, column, "yes")
+	}
+}
+
 // desktop is a session with a display, a web server and Firefox.
 type desktop struct {
 	testing.TB
 	*session.Session
-	screen *Screen
+	screen *Screen // if it is an X server's
+	shown  camera
 	server *Server
 	log    *os.File
 	shots  int
@@ -49,8 +65,8 @@ type desktop struct {
 // download is what the page's link gives: enough for several reads and writes.
 var download = bytes.Repeat([]byte("What is downloaded.\n"), 1<<18)
 
-// start starts a session that ends with the test, which fails if the session
-// leaves anything behind.
+// start starts a session with an X server, that ends with the test, which fails
+// if the session leaves anything behind.
 func start(t testing.TB) *desktop {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,29 +74,50 @@ func start(t testing.TB) *desktop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &desktop{TB: t, log: log}
+	defer log.Close() // the display has one of its own
+	screen, err := StartScreen(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := screen.Close(); err != nil {
+			t.Errorf("display: %v", err)
+		}
+	})
+	d := startOn(t, screen, screen.Display, screen.Authority, "")
+	d.screen = screen
+	return d
+}
+
+// camera takes pictures of a display.
+type camera interface{ Shot(file string) error }
+
+// startOn starts a session on a display, which the variables name: DISPLAY,
+// XAUTHORITY and WAYLAND_DISPLAY.
+func startOn(t testing.TB, shown camera, display, authority, wayland string) *desktop {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desktop{TB: t, log: log, shown: shown}
 	t.Cleanup(func() {
 		log.Close()
 		if said, err := os.ReadFile(log.Name()); t.Failed() {
 			t.Logf("the session's programs said (%v):\n%s", err, said)
 		}
 	})
-	if d.screen, err = StartScreen(dir, log); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.screen.Close(); err != nil {
-			t.Errorf("display: %v", err)
-		}
-	})
 	if d.server, err = StartServer(download); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.server.Close() })
-	t.Setenv("DISPLAY", d.screen.Display)
-	t.Setenv("XAUTHORITY", d.screen.Authority)
-	t.Setenv("WAYLAND_DISPLAY", "")
-	if d.Session, err = session.Start(session.Options{Log: log, Display: true}); err != nil {
+	t.Setenv("DISPLAY", display)
+	t.Setenv("XAUTHORITY", authority)
+	t.Setenv("WAYLAND_DISPLAY", wayland)
+	// DOCPORTAL_PEER has the distribution's own document portal in place of
+	// ours, to compare.
+	d.Session, err = session.Start(session.Options{Log: log, Display: true, SystemPortal: os.Getenv("DOCPORTAL_PEER") != ""})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -91,8 +128,6 @@ func start(t testing.TB) *desktop {
 			t.Errorf("after the session: %v", err)
 		}
 	})
-	d.must(Install(d.Session, log, FirefoxID))
-	d.must(PrepareFirefox(d.Session))
 	return d
 }
 
@@ -105,7 +140,7 @@ func (d *desktop) shot(name string) {
 	}
 	d.shots++
 	file := fmt.Sprintf("%s-%d-%s.png", strings.ReplaceAll(d.Name(), "/", "-"), d.shots, name)
-	if err := d.screen.Shot(filepath.Join(dir, file)); err != nil {
+	if err := d.shown.Shot(filepath.Join(dir, file)); err != nil {
 		d.Error(err)
 	}
 }
@@ -113,6 +148,7 @@ func (d *desktop) shot(name string) {
 // firefox starts Firefox, which ends with the test at the latest.
 func (d *desktop) firefox(options ...string) *Firefox {
 	d.Helper()
+	d.must(PrepareFirefox(d.Session, d.log))
 	f, err := StartFirefox(d.Session, d.log, options...)
 	if err != nil {
 		d.shot("start")
@@ -224,6 +260,11 @@ func TestUpload(t *testing.T) {
 		d.shot("dialog")
 		d.must(dialog.Accept())
 		d.wantUpload(shortLimit, want)
+		d.must(session.Await(shortLimit, func() (bool, error) {
+			var status string
+			err := f.Script(&status, `return document.getElementById("status").textContent`)
+			return strings.Contains(status, want.SHA256), err
+		}))
 		d.shot("sent")
 	})
 	t.Run("a typed name with spaces and umlauts", func(t *testing.T) {
@@ -296,6 +337,8 @@ func TestUpload(t *testing.T) {
 		d.must(os.Remove(path))
 	})
 	d.must(f.Quit())
+	d.works(FirefoxID, "starts")
+	d.works(FirefoxID, "open")
 }
 
 // wantSaved checks that a folder comes to hold these files and nothing else.
@@ -405,6 +448,7 @@ func TestSave(t *testing.T) {
 		}
 	})
 	d.must(f.Quit())
+	d.works(FirefoxID, "save")
 }
 
 // The address bar shows nothing of the home directory but what the profile
@@ -465,7 +509,7 @@ func TestProfileStays(t *testing.T) {
 // that the next start uses. New Firefoxes have it in the app's own directory.
 func TestFirstStart(t *testing.T) {
 	d := start(t)
-	d.must(os.RemoveAll(filepath.Join(d.Home, ".mozilla")))
+	d.must(Install(d.Session, d.log, FirefoxID))
 	var profiles []string
 	for i, name := range []string{"first", "second"} {
 		args, err := commandLine(d.Session, FirefoxID, nil, []string{d.server.URL + "visit"})

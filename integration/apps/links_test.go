@@ -1,5 +1,3 @@
-//go:build apps
-
 package apps
 
 import (

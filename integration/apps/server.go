@@ -79,6 +79,29 @@ document.ondrop = e => {
 </script>
 `
 
+// devicesPage is a page that plays sound and looks for a camera when it is
+// asked to.
+const devicesPage = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>Devices</title>
+<button id="play">Play</button> <button id="look">Look</button> <button id="tell">Tell</button> <p id="status">
+<script>
+document.getElementById("play").onclick = () => {
+	const context = new AudioContext();
+	const tone = context.createOscillator();
+	tone.connect(context.destination);
+	tone.start();
+};
+document.getElementById("look").onclick = () => {
+	const say = text => document.getElementById("status").textContent = text;
+	navigator.mediaDevices.getUserMedia({video: true}).then(() => say("a camera"), say);
+};
+document.getElementById("tell").onclick = () => {
+	Notification.requestPermission().then(() => new Notification("Told", {body: "by a page"}));
+};
+</script>
+`
+
 // picturePage is a page with a picture.
 const picturePage = `<!DOCTYPE html>
 <meta charset="utf-8">
@@ -108,6 +131,7 @@ func StartServer(download []byte) (*Server, error) {
 	})
 	for path, content := range map[string][2]string{
 		"/paper.pdf":   {"application/pdf", string(pdf("What is printed."))},
+		"/devices":     {"text/html; charset=utf-8", devicesPage},
 		"/picture":     {"text/html; charset=utf-8", picturePage},
 		"/plain":       {"text/html; charset=utf-8", "<!DOCTYPE html>\n<title>Plain</title>\n<p>" + plainText + "\n"},
 		"/picture.svg": {"image/svg+xml", picture},

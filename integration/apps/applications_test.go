@@ -1,0 +1,308 @@
+package apps
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"docportal/integration/session"
+	"docportal/integration/toolkit"
+)
+
+// application is what is to be known of an application to operate it. All else
+// is in its profile and its desktop entry.
+type application struct {
+	id    string
+	class string // of its windows, a regular expression
+	// url, if any, is what it is started with, instead of nothing.
+	url string
+	// file is what it opens, and title a regular expression for the title of
+	// the window that shows it.
+	file, title string
+	// openKeys bring its dialog for opening, saveKeys the one for saving;
+	// printKeys the one for printing. There are none where there is no such
+	// dialog, or where the reason in why says that it does not work.
+	openKeys, saveKeys, printKeys []string
+	// left are files, below the app's own directory, as an earlier start leaves
+	// them.
+	left  map[string]string
+	sound bool              // plays what it opens
+	drag  bool              // takes what is dropped on its window
+	why   map[string]string // reasons, by column
+	short bool              // tested in every check
+}
+
+const (
+	// noAccount is why a program that does nothing without an account is only
+	// started.
+	noAccount = "needs an account"
+	// asksForPaths is why what is dropped on a program does not reach it.
+	asksForPaths = "no: it asks for text/uri-list, the paths of the host"
+	// ownDialog is why a program's file dialog does not help.
+	ownDialog = "by \"open with\": its own dialog shows an empty home"
+)
+
+var applications = []application{
+	{
+		id: EvinceID, class: "[Ee]vince", file: "paper.pdf", title: "^paper.pdf", short: true,
+		openKeys: []string{"ctrl+o"}, saveKeys: []string{"ctrl+s"}, printKeys: []string{"ctrl+p"},
+		why: map[string]string{"drag": asksForPaths},
+	},
+	{
+		id: "org.gnome.eog", class: "[Ee]og", file: "picture.png", title: "^picture.png$", printKeys: []string{"ctrl+p"},
+		why: map[string]string{"open": ownDialog, "save": "no: its own dialog", "drag": asksForPaths},
+	},
+	{
+		id: "com.github.johnfactotum.Foliate", class: "Foliate", file: "book.epub", title: "^A small book$",
+		openKeys: []string{"ctrl+o"},
+	},
+	{
+		id: "io.mpv.Mpv", class: "mpv", file: "sound.wav", title: "sound.wav - mpv", sound: true,
+		why: map[string]string{"open": "by \"open with\": it has no dialog", "drag": asksForPaths},
+	},
+	{
+		id: "io.github.celluloid_player.Celluloid", class: "[Cc]elluloid", file: "sound.wav", title: "^sound.wav$", sound: true,
+		openKeys: []string{"ctrl+o"},
+		why:      map[string]string{"drag": asksForPaths},
+	},
+	{
+		id: "com.transmissionbt.Transmission", class: "[Tt]ransmission", file: "data.torrent", title: "^Torrent Options$",
+		left: map[string]string{"config/transmission/settings.json": `{"user-has-given-informed-consent": true}`},
+		why:  map[string]string{"open": ownDialog},
+	},
+	{
+		id: "org.gnome.Epiphany", class: "[Ee]piphany", file: "page.html", title: "^A page of the host$",
+		openKeys: []string{"ctrl+o"},
+	},
+	{
+		id: "org.mozilla.Thunderbird", class: "[Tt]hunderbird", file: "letter.eml", title: "^A letter",
+		why: map[string]string{"open": "by \"open with\"; attachments: " + noAccount},
+	},
+	{
+		id: "im.dino.Dino", class: "dino-im",
+		why: map[string]string{"open": noAccount},
+	},
+	{
+		id: "sm.puri.Chatty", class: "[Cc]hatty",
+		why: map[string]string{"open": noAccount},
+	},
+	{
+		id: "org.telegram.desktop", class: "TelegramDesktop",
+		why: map[string]string{"open": noAccount},
+	},
+}
+
+// Each application starts from its desktop entry, shows its window, opens a
+// file that was chosen for it and sees nothing beside it.
+func TestApplications(t *testing.T) {
+	// The others take packages that are installed for make check-apps only.
+	all := os.Getenv("DOCPORTAL_APPS") != "" || !testing.Short()
+	for _, a := range applications {
+		if a.short || all {
+			t.Run(a.id, func(t *testing.T) { a.test(start(t)) })
+		}
+	}
+	if all {
+		t.Run(ChromiumID, func(t *testing.T) { chromium(start(t)) })
+	}
+}
+
+func (a application) test(d *desktop) {
+	for column, why := range a.why {
+		table.Set(a.id, column, why)
+	}
+	d.must(Install(d.Session, d.log, a.id))
+	d.file(".ssh/id_ed25519", 100)
+	chosen := filepath.Join(d.Home, "Documents", a.file)
+	d.file("Documents/beside.txt", 10)
+	if a.file != "" {
+		d.must(os.WriteFile(chosen, paper(a.file), 0o644))
+	}
+	for name, text := range a.left {
+		path := filepath.Join(d.Home, ".var/app", a.id, name)
+		d.must(os.MkdirAll(filepath.Dir(path), 0o700))
+		d.must(os.WriteFile(path, []byte(text), 0o600))
+	}
+	if a.sound {
+		d.sound()
+	}
+
+	stop := d.launch(a)
+	window := d.await("its window", a.class, "")
+	d.shot("started")
+	d.seesNoHome(a.id)
+	d.works(a.id, "starts")
+
+	if len(a.openKeys) > 0 {
+		dialog := d.dialogOf(window, a.openKeys)
+		d.must(dialog.Path(chosen))
+		d.shot("dialog")
+		d.must(dialog.Enter())
+		d.await("what was chosen", a.class, a.title)
+		d.shot("opened")
+		d.wasGiven(a.id, chosen)
+		d.works(a.id, "open")
+	}
+	stop()
+
+	if a.file == "" {
+		return
+	}
+	// "Open with": a file manager starts it with the file.
+	stop = d.launch(a, chosen)
+	window = d.await("what it was started with", a.class, a.title)
+	d.shot("open-with")
+	d.wasGiven(a.id, chosen)
+	if a.sound {
+		d.heard()
+		d.works(a.id, "sound")
+	}
+	if len(a.saveKeys) > 0 {
+		dialog := d.dialogOf(window, a.saveKeys)
+		to := filepath.Join(d.Home, "Saved", a.file)
+		d.must(os.MkdirAll(filepath.Dir(to), 0o755))
+		d.must(dialog.Path(to))
+		d.shot("save")
+		d.must(dialog.Enter())
+		d.wantSaved(filepath.Dir(to), map[string]string{a.file: string(paper(a.file))})
+		d.works(a.id, "save")
+	}
+	if len(a.printKeys) > 0 {
+		dialog := d.dialogOf(window, a.printKeys)
+		d.shot("print")
+		d.must(dialog.Escape())
+		d.works(a.id, "print")
+	}
+	stop()
+
+	if a.drag {
+		stop = d.launch(a)
+		window = d.await("its window", a.class, "")
+		p := d.gtk(toolkit.GTK3, "")
+		w := d.window(p, toolkit.Request{Op: "drag", Text: "Drag to " + a.id, Paths: []string{chosen}})
+		width, height := d.screen.size(window)
+		_, err := d.screen.Xdotool("windowmove", "--sync", window, "0", "0")
+		d.must(err)
+		steps := 0
+		d.must(d.screen.Drag(w, width/2, height/2, func() (bool, error) { steps++; return steps > 10, nil }))
+		d.await("what was dropped", a.class, a.title)
+		d.shot("dropped")
+		d.works(a.id, "drag")
+		stop()
+	}
+}
+
+// wasGiven checks that an app has one file of the host, and no other.
+func (d *desktop) wasGiven(app, want string) {
+	d.Helper()
+	// What a dialog gives stays, what a start hands over does not: these are two
+	// documents of one file.
+	docs := slices.Compact(d.documents(app))
+	if !slices.Equal(docs, []string{want}) {
+		d.Errorf("%s was given %q, want %s", app, docs, want)
+	}
+}
+
+// launch starts an application by its desktop entry as the desktop does, with
+// GLib's launcher, and returns what ends it.
+func (d *desktop) launch(a application, files ...string) func() {
+	d.Helper()
+	args := append([]string{"launch", entry(d.Session, a.id)}, files...)
+	if a.url != "" && len(files) == 0 {
+		args = append(args, a.url)
+	}
+	cmd := d.Command("gio", args...)
+	cmd.Stdout, cmd.Stderr = d.log, d.log
+	// It ends at once; what it starts is to stay.
+	cmd.SysProcAttr = nil
+	d.must(d.Start(cmd))
+	d.must(cmd.Wait())
+	ended := false
+	end := func() {
+		if ended {
+			return
+		}
+		ended = true
+		d.Helper()
+		all, err := d.Processes()
+		d.must(err)
+		for _, p := range all {
+			if p.Parent == os.Getpid() && strings.Contains(p.Command, "sbx-run --file-forwarding "+a.id) {
+				syscall.Kill(p.PID, syscall.SIGTERM)
+			}
+		}
+		d.must(session.Await(shortLimit, func() (bool, error) {
+			names, err := d.Instances()
+			return len(names) == 0, err
+		}))
+	}
+	d.Cleanup(end)
+	return end
+}
+
+// await waits until a window of a class can be seen, with such a title if that
+// is not "", and returns the largest.
+func (d *desktop) await(what, class, title string) string {
+	d.Helper()
+	var found string
+	err := session.Await(startLimit, func() (bool, error) {
+		args := []string{"search", "--onlyvisible", "--class", class}
+		if title != "" {
+			args = []string{"search", "--onlyvisible", "--name", title}
+		}
+		out, err := d.screen.Xdotool(args...)
+		if err != nil {
+			return false, nil
+		}
+		most := 0
+		for _, w := range strings.Fields(out) {
+			if width, height := d.screen.size(w); width > 150 && width*height > most {
+				found, most = w, width*height
+			}
+		}
+		return most > 0, nil
+	})
+	if err != nil {
+		d.shot("nothing")
+		d.Fatalf("%s: %v", what, err)
+	}
+	return found
+}
+
+// dialogOf brings a dialog of the portal by keys that an application's window
+// knows.
+func (d *desktop) dialogOf(window string, keys []string) *Dialog {
+	d.Helper()
+	d.must((&Dialog{screen: d.screen, window: window}).settled())
+	_, err := d.screen.Xdotool("windowfocus", "--sync", window)
+	d.must(err)
+	_, err = d.screen.Xdotool(append([]string{"key", "--clearmodifiers"}, keys...)...)
+	d.must(err)
+	dialog, err := d.screen.AwaitDialog()
+	if err != nil {
+		d.shot("no-dialog")
+		d.Fatal(err)
+	}
+	return dialog
+}
+
+// seesNoHome checks what an application's processes see of the home directory:
+// its own directory, and what its profile names, with nothing of the host's in
+// it.
+func (d *desktop) seesNoHome(app string) {
+	d.Helper()
+	root := d.root(app)
+	for _, name := range []string{"Documents", ".ssh", ".session"} {
+		if _, err := os.Lstat(filepath.Join(root, d.Home, name)); err == nil {
+			d.Errorf("%s sees ~/%s", app, name)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(root, d.Home, ".var/app"))
+	d.must(err)
+	if len(entries) != 1 || entries[0].Name() != app {
+		d.Errorf("%s sees %v in ~/.var/app", app, entries)
+	}
+}
