@@ -45,6 +45,57 @@ func openBeneathAt(dir int, root, rel string, flags int) (*os.File, error) {
 	}
 }
 
+// maxLinks is how many links a path may lead through, as in the kernel.
+const maxLinks = 40
+
+// openByRoot opens an absolute path as openBeneath does, but follows links that
+// are root's, such as /var/run: no app could have made them. The caller owns the
+// result.
+func openByRoot(path string, flags int) (*os.File, error) {
+	for range maxLinks {
+		f, err := openBeneath("/", strings.TrimPrefix(path, "/"), flags)
+		if link := (*linkError)(nil); !errors.As(err, &link) {
+			return f, err
+		}
+		next, err := followFirst(path)
+		if err != nil {
+			return nil, err
+		}
+		path = next
+	}
+	return nil, &linkError{path}
+}
+
+// followFirst puts the target of the first link in an absolute path in its
+// place, if the link is root's.
+func followFirst(path string) (string, error) {
+	elements := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	at := "/"
+	for i, name := range elements {
+		next := filepath.Join(at, name)
+		var st unix.Stat_t
+		if err := unix.Lstat(next, &st); err != nil {
+			return "", &os.PathError{Op: "lstat", Path: next, Err: err}
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			at = next
+			continue
+		}
+		if st.Uid != 0 {
+			return "", &linkError{path}
+		}
+		to, err := os.Readlink(next)
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(at, to) // nothing before it is a link
+		}
+		return filepath.Join(append([]string{to}, elements[i+1:]...)...), nil
+	}
+	return path, nil
+}
+
 // linkError says that a path is, or goes through, a symbolic link.
 type linkError struct{ path string }
 

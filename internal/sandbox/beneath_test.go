@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -72,4 +73,42 @@ func TestWithin(t *testing.T) {
 			t.Errorf("within(%q, %q) is not %v", c.path, c.dir, c.want)
 		}
 	}
+}
+
+func TestLinksOfOthersThanRoot(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/there/file", "x")
+	for _, l := range [][2]string{{"there/file", "to-file"}, {"there", "to-dir"}, {dir + "/to-dir", "chain"}, {"loop", "loop"}} {
+		if err := errors.Join(os.Symlink(l[0], filepath.Join(dir, l[1])), os.Lchown(filepath.Join(dir, l[1]), nobody(), -1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var link *linkError
+	for _, c := range []struct {
+		path string
+		ok   bool
+	}{
+		{dir + "/there/file", true},
+		{dir + "/to-file", false}, {dir + "/to-dir/file", false}, {dir + "/chain/file", false}, {dir + "/loop", false},
+		{"/proc/mounts", true}, // links of root's
+	} {
+		f, err := openByRoot(c.path, unix.O_PATH)
+		if c.ok != (err == nil) || err != nil && !errors.As(err, &link) {
+			t.Errorf("%s: %v", c.path, err)
+		}
+		if err == nil {
+			f.Close()
+		}
+	}
+	if _, err := openByRoot(dir+"/none", unix.O_PATH); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what is not there: %v", err)
+	}
+}
+
+// nobody is a user who is not root: this one, or any if this one is.
+func nobody() int {
+	if os.Getuid() == 0 {
+		return 65534
+	}
+	return os.Getuid()
 }

@@ -584,7 +584,17 @@ func (pl *Plan) own() error {
 			return &ProfileError{w.At, "persistent", err.Error()}
 		}
 	}
+	// It covers what a wider grant has of it, and not what is granted in it.
+	var in []Mount
+	pl.Mounts = slices.DeleteFunc(pl.Mounts, func(m Mount) bool {
+		is := (m.Kind == Bind || m.Kind == ROBind) && m.Source == m.Dest && m.Dest != h.RuntimeDir && within(m.Dest, h.RuntimeDir)
+		if is {
+			in = append(in, m)
+		}
+		return is
+	})
 	pl.add(Mount{Kind: Tmpfs, Dest: h.RuntimeDir, Perms: 0o700})
+	pl.Mounts = append(pl.Mounts, in...)
 	dir := filepath.Join(h.instances(), pl.Instance)
 	pl.add(Mount{Kind: ROBind, Source: dir, Dest: dir})
 	pl.add(Mount{Kind: ROBind, Source: filepath.Join(dir, "proxy/session"), Dest: filepath.Join(h.RuntimeDir, "bus")})

@@ -574,3 +574,22 @@ func TestReservedPathUnderAnotherNameIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A directory that is granted in the runtime directory is there, also beside a
+// grant that the whole runtime directory lies in.
+func TestGrantsInTheRuntimeDirectory(t *testing.T) {
+	h := testHost(t)
+	dir := filepath.Join(h.RuntimeDir, "gvfsd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range []string{"xdg-run/gvfsd:ro", filepath.Dir(h.RuntimeDir) + ";xdg-run/gvfsd:ro"} {
+		pl := mustPlan(t, h, "[Context]\nfilesystems="+words+"\n")
+		if m := pl.shows(dir); m.Source != dir || m.Kind != ROBind {
+			t.Errorf("%s: %s shows %+v", words, dir, m)
+		}
+		if m := pl.shows(filepath.Join(h.RuntimeDir, "other")); m.Kind != Tmpfs {
+			t.Errorf("%s: the runtime directory shows %+v", words, m)
+		}
+	}
+}

@@ -119,19 +119,15 @@ func (pl *Plan) checkSocket(f *os.File, path string) error {
 	return nil
 }
 
-// openHost opens a file of the host's that the session names. Below the home
-// directory no link is followed: an app that may write there could lead the
-// next start elsewhere.
+// openHost opens a file of the host's that the session names. No link is
+// followed below the home directory, and elsewhere none that is not root's: an
+// app that may write there could lead the next start elsewhere.
 func openHost(h *Host, path string, flags int) (*os.File, error) {
 	path = filepath.Clean(path)
 	if within(path, h.Home) {
 		return openBeneath(h.Home, strings.TrimPrefix(strings.TrimPrefix(path, h.Home), "/"), flags)
 	}
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
+	return openByRoot(path, flags)
 }
 
 // Where PulseAudio's client library finds what it needs in the sandbox.
