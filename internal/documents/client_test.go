@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -76,6 +77,8 @@ func (c *client) do(r request) response {
 	case "stat":
 		_, err := os.Lstat(r.Args[0].(string))
 		return result(err)
+	case "flood":
+		return c.flood(r.Args[0].(string), r.Args[1].([]string), time.Duration(r.Args[2].(uint32))*time.Millisecond)
 	case "list":
 		entries, err := os.ReadDir(r.Args[0].(string))
 		names := []string{}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -176,6 +177,7 @@ type caller interface{ do(request) response }
 // sandbox is the client in a bwrap with the metadata of an app.
 type sandbox struct {
 	t   *testing.T
+	end func() // the client; it may be called again
 	in  *gob.Encoder
 	out *gob.Decoder
 	doc string // where it sees its documents
@@ -233,14 +235,15 @@ func (s *session) sandboxedAs(metadata string, more ...string) *sandbox {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		stdin.Close()
 		kill := time.AfterFunc(deadline, cancel)
 		cmd.Wait()
 		kill.Stop()
 		cancel()
 	})
-	b := &sandbox{t: t, in: gob.NewEncoder(stdin), out: gob.NewDecoder(stdout), doc: filepath.Join(s.runtime, "doc")}
+	t.Cleanup(end)
+	b := &sandbox{t: t, end: end, in: gob.NewEncoder(stdin), out: gob.NewDecoder(stdout), doc: filepath.Join(s.runtime, "doc")}
 	if err := b.out.Decode(new(response)); err != nil {
 		t.Fatal("the sandbox does not start: ", err)
 	}
