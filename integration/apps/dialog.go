@@ -218,8 +218,8 @@ func (d *Dialog) Home() error {
 	return d.settled()
 }
 
-// middle clicks in the middle.
-func (d *Dialog) middle() error {
+// Middle clicks in the middle.
+func (d *Dialog) Middle() error {
 	width, height := d.screen.size(d.window)
 	return d.click(width/2, height/2)
 }

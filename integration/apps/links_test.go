@@ -16,7 +16,7 @@ const EvinceID = "org.gnome.Evince"
 // pressWindow clicks in the middle of a window.
 func (d *desktop) pressWindow(window string) {
 	d.Helper()
-	d.must((&Dialog{screen: d.screen, window: window}).middle())
+	d.must((&Dialog{screen: d.screen, window: window}).Middle())
 }
 
 // A link that is clicked in another sandboxed app opens in the Firefox that

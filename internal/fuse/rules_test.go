@@ -119,9 +119,6 @@ func ruleState(dir string, ctimes map[string]unix.Timespec) []string {
 	return all
 }
 
-// ruleOps are calls with one name. What they return is compared as well.
-var ruleOps = map[string]func(p string) (string, error){}
-
 // rulePairOps are calls with two names.
 var rulePairOps = map[string]func(p, o string) error{
 	"link": unix.Link,
