@@ -1,3 +1,4 @@
+# Its own file dialog shows an empty home; documents come by "open with".
 [Application]
 name=org.libreoffice.LibreOffice
 command=libreoffice;soffice;

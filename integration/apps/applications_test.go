@@ -82,6 +82,10 @@ var applications = []application{
 		why: map[string]string{"open": "by \"open with\"; attachments: " + noAccount},
 	},
 	{
+		id: "org.libreoffice.LibreOffice", class: "libreoffice", file: "letter.rtf", title: "^letter.rtf",
+		why: map[string]string{"open": ownDialog, "save": "no: its own dialog"},
+	},
+	{
 		id: "im.dino.Dino", class: "dino-im",
 		why: map[string]string{"open": noAccount},
 	},

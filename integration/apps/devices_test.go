@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 
 	"docportal/integration/session"
 )
@@ -28,6 +31,39 @@ func (d *desktop) sound() {
 	d.must(session.Await(startLimit, func() (bool, error) {
 		_, err := d.output("pactl", "info")
 		return err == nil, nil
+	}))
+}
+
+// camera starts the media server with a camera that shows a test picture, which
+// the desktop portal lends to who may use it. It ends with the session.
+func (d *desktop) camera() {
+	d.Helper()
+	config := filepath.Join(d.Home, ".session/camera.conf")
+	d.must(os.WriteFile(config, []byte(`context.properties = { core.daemon = true core.name = pipewire-0 }
+context.spa-libs = { support.* = support/libspa-support videotestsrc = videotestsrc/libspa-videotestsrc }
+context.modules = [
+	{ name = libpipewire-module-protocol-native }
+	{ name = libpipewire-module-spa-node-factory }
+	{ name = libpipewire-module-client-node }
+	{ name = libpipewire-module-access }
+]
+context.objects = [
+	{ factory = spa-node-factory args = {
+		factory.name = videotestsrc node.name = camera node.description = Camera
+		media.class = Video/Source media.role = Camera } }
+]
+`), 0o600))
+	cmd := d.Command("pipewire", "-c", config)
+	d.must(d.Start(cmd))
+	d.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		kill := time.AfterFunc(startLimit, func() { cmd.Process.Kill() })
+		defer kill.Stop()
+		cmd.Wait()
+	})
+	d.must(session.Await(startLimit, func() (bool, error) {
+		s, _ := d.output("pw-cli", "ls", "Node")
+		return strings.Contains(s, `"camera"`), nil
 	}))
 }
 
@@ -52,11 +88,60 @@ func (d *desktop) heard() {
 	}
 }
 
+// calls records the calls of an interface on the session bus until the test
+// ends, and returns them by and by.
+func (d *desktop) calls(iface string) <-chan string {
+	d.Helper()
+	conn, err := d.Connect()
+	d.must(err)
+	d.Cleanup(func() { conn.Close() })
+	d.must(conn.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0,
+		[]string{"type='method_call',interface='" + iface + "'"}, uint32(0)).Err)
+	messages := make(chan *dbus.Message, 64)
+	conn.Eavesdrop(messages)
+	names := make(chan string, 64)
+	go func() {
+		for m := range messages { // closed with the connection
+			member, _ := m.Headers[dbus.FieldMember].Value().(string)
+			select {
+			case names <- member:
+			default:
+			}
+		}
+	}()
+	return names
+}
+
+// called waits for a call.
+func (d *desktop) called(names <-chan string, want string) {
+	d.Helper()
+	late := time.After(shortLimit)
+	for {
+		select {
+		case name := <-names:
+			if name == want {
+				return
+			}
+		case <-late:
+			d.shot("not-called")
+			d.Fatalf("nobody called %s", want)
+		}
+	}
+}
+
 // Firefox has the sockets and devices that its profile names, and no others: a
-// page plays sound through the session's server.
+// page plays sound through the session's server, and sees a camera only by the
+// portal.
 func TestDevices(t *testing.T) {
 	d := start(t)
 	d.sound()
+	d.camera()
+	d.must(PrepareFirefox(d.Session, d.log))
+	// This version of Firefox asks the portal for cameras only if told to.
+	user, err := os.OpenFile(filepath.Join(d.Home, ".mozilla/firefox", profileName, "user.js"), os.O_APPEND|os.O_WRONLY, 0)
+	d.must(err)
+	_, err = user.WriteString("user_pref(\"media.webrtc.camera.allow-pipewire\", true);\n")
+	d.must(errors.Join(err, user.Close()))
 	f := d.firefox()
 	d.must(f.Navigate(d.server.URL + "devices"))
 
@@ -90,6 +175,24 @@ func TestDevices(t *testing.T) {
 		d.must(f.Click("#play"))
 		d.heard()
 		d.works(FirefoxID, "sound")
+	})
+	t.Run("a camera", func(t *testing.T) {
+		d := d.in(t)
+		calls := d.calls("org.freedesktop.portal.Camera")
+		// The person has said yes to Firefox's own question already.
+		d.must(f.ChromeScript(nil, `Services.perms.addFromPrincipal(gBrowser.contentPrincipal, "camera", Services.perms.ALLOW_ACTION)`))
+		d.must(f.Click("#look"))
+		d.called(calls, "AccessCamera")
+		d.shot("camera")
+		d.works(FirefoxID, "camera")
+	})
+	t.Run("a notification", func(t *testing.T) {
+		d := d.in(t)
+		d.must(f.ChromeScript(nil, `Services.perms.addFromPrincipal(gBrowser.contentPrincipal, "desktop-notification", Services.perms.ALLOW_ACTION)`))
+		calls := d.calls("org.freedesktop.portal.Notification")
+		d.must(f.Click("#tell"))
+		d.called(calls, "AddNotification")
+		d.works(FirefoxID, "notifications")
 	})
 	f.Kill()
 }

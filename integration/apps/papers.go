@@ -52,6 +52,8 @@ func paper(name string) []byte {
 		return []byte("d4:infod6:lengthi5e4:name9:hello.txt12:piece lengthi32768e6:pieces20:abcdefghijklmnopqrstee")
 	case "letter.eml":
 		return []byte("From: a@example.org\r\nTo: b@example.org\r\nSubject: A letter\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\n\r\nWords.\r\n")
+	case "letter.rtf":
+		return []byte(`{\rtf1 Words.}`)
 	case "page.html":
 		return []byte("<!DOCTYPE html>\n<title>A page of the host</title>\n<p>Words.\n")
 	}
