@@ -78,8 +78,8 @@ type Service struct {
 	// mu guards what follows. It is never held over a system call on a file,
 	// a commit of the store, or a call of anybody else's code.
 	mu           sync.RWMutex
-	cache        map[string]*document           // persistent ones, at most cacheSize
-	transient    map[string]*document           // transient ones, all
+	cache        map[string]*document           // decoded ones, at most cacheSize
+	transient    map[string]*kept               // transient ones, all
 	byPath       map[string][]string            // of the transient ones that are not unique: host path to ids
 	uniqueByPath map[string][]string            // of those that are unique
 	byApp        map[string]map[string]struct{} // of the transient ones: app id to ids
@@ -106,7 +106,7 @@ func New(o Options) *Service {
 		asking:        make(chan struct{}, accessSlots),
 		accessTimeout: accessTimeout,
 		cache:         make(map[string]*document),
-		transient:     make(map[string]*document),
+		transient:     make(map[string]*kept),
 		byPath:        make(map[string][]string),
 		uniqueByPath:  make(map[string][]string),
 		byApp:         make(map[string]map[string]struct{}),

@@ -159,7 +159,7 @@ func TestAHostileAppHoldsNobodyUp(t *testing.T) {
 	has := s.docs.shares[appA]
 	var really share
 	for id := range s.docs.byApp[appA] {
-		really = really.plus(shareIn(s.docs.transient[id].words, s.docs.transient[id].rec.size()))
+		really = really.plus(s.docs.transient[id].share())
 	}
 	pending := len(s.docs.pending)
 	s.docs.mu.RUnlock()

@@ -362,7 +362,7 @@ func (s *Service) listDocuments(_ context.Context, c *bus.Call) ([]any, error) {
 
 // allPaths calls yield with the id and path of each document, until it fails.
 func (s *Service) allPaths(yield func(id, path []byte) error) error {
-	var docs []*document
+	var docs []*kept
 	s.mu.RLock()
 	docs = slices.AppendSeq(docs, maps.Values(s.transient))
 	s.mu.RUnlock()
@@ -399,10 +399,10 @@ func (s *Service) getHostPaths(_ context.Context, c *bus.Call) ([]any, error) {
 	var others []string // to be read in one transaction
 	s.mu.RLock()
 	for _, id := range ids {
-		if d := s.transient[id]; d != nil {
+		if d := s.cache[id]; d != nil {
 			tell(d)
-		} else if d := s.cache[id]; d != nil {
-			tell(d)
+		} else if k := s.transient[id]; k != nil {
+			tell(k.document())
 		} else {
 			others = append(others, id)
 		}

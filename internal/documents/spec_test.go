@@ -1,9 +1,11 @@
 package documents
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -53,7 +55,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"as-needed: no lock, within a second":                      "AsNeededHoldsNoLock AsNeededIsNeverSlowerThanASecond",
 		"ids: 128 random bits, file names":                         "IDsAreFileNamesAndNeverTheSame",
 		"persistent: on disk before the reply":                     "Transient ../../cmd/docportal:Kill",
-		"transient: gone with the daemon":                          "Transient",
+		"transient: gone with the daemon":                          "Transient ATransientDocumentComesBack",
 		// File transfer.
 		"StartTransfer: options, keys":                                 "TransferArguments TransferKeysDoNotFillABuffer EveryMethodThroughARealProxy",
 		"AddFiles: the starter only; kinds; writable; all or nothing":  "TransferArguments EveryMethodThroughARealProxy",
@@ -123,11 +125,23 @@ func TestIDsAreFileNamesAndNeverTheSame(t *testing.T) {
 func TestTheLimitIsAHundredThousand(t *testing.T) {
 	s := newSession(t, unmounted(newFakeView()))
 	a := s.sandboxed(appA)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
 	s.docs.mu.Lock()
-	for range 99999 {
-		s.docs.putTransient(newDocument(newID(), record{path: "/srv/f", flags: flagTransient}, map[string][]string{appA: {"read"}}))
+	for n := range 99999 {
+		rec := record{path: fmt.Sprint("/srv/directory/file ", n), handle: "0123456789ab", flags: flagTransient}
+		s.docs.putTransient(newDocument(newID(), rec, granted(nil, []permission{{appA, permRead | permGrant}})))
 	}
 	s.docs.mu.Unlock()
+	// It is the memory of all others, too.
+	if each := (heap() - before) / 99999; each > 600 {
+		t.Errorf("%d bytes for each document", each)
+	}
 	f := open{Path: s.file("f", "")}
 	s.addFull(a, 0, "", nil, f)
 	r := a.do(request{Method: qualified("AddFull"), Files: []open{f}, Args: []any{fdList{0}, uint32(0), "", []string{}}})

@@ -105,7 +105,7 @@ func newDocument(id string, rec record, words map[string][]string) *document {
 // can is what a sandboxed app may do with the document.
 func (d *document) can(app string) perm { return d.perms[app] }
 
-// cacheSize bounds the persistent documents that are kept decoded.
+// cacheSize bounds the documents that are kept decoded.
 const cacheSize = 4096
 
 // newID makes a document id: 128 random bits in hexadecimal, so that it can be
@@ -119,16 +119,18 @@ func newID() string {
 // get returns a live document, nil if there is none. The error is that of a
 // store that cannot be read.
 func (s *Service) get(id string) (*document, error) {
+	gen := s.generation.Load()
 	s.mu.RLock()
-	d := s.transient[id]
-	if d == nil {
-		d = s.cache[id]
-	}
+	d, k := s.cache[id], s.transient[id]
 	s.mu.RUnlock()
 	if d != nil {
 		return d, nil
 	}
-	gen := s.generation.Load()
+	if k != nil {
+		d = k.document()
+		s.remember(d, gen)
+		return d, nil
+	}
 	store, err := s.o.Store()
 	if err != nil {
 		return nil, err
@@ -144,7 +146,7 @@ func (s *Service) get(id string) (*document, error) {
 	return d, nil
 }
 
-// remember keeps a persistent document that was read after generation gen was
+// remember keeps a decoded document that was read after generation gen was
 // seen, unless something has changed since: then it may be older than a change
 // that was announced meanwhile.
 func (s *Service) remember(d *document, gen uint64) {
@@ -205,11 +207,12 @@ type permission struct {
 // unknown id, fn's error otherwise.
 func (s *Service) change(ctx context.Context, id string, fn func(d *document) (words map[string][]string, remove bool, err error)) error {
 	s.mu.Lock()
-	d := s.transient[id]
-	if d == nil {
+	k := s.transient[id]
+	if k == nil {
 		s.mu.Unlock()
 		return s.changeStored(ctx, id, fn)
 	}
+	d := k.document()
 	words, remove, err := fn(d)
 	if err == nil {
 		err = tooManyApps(words)
@@ -219,7 +222,7 @@ func (s *Service) change(ctx context.Context, id string, fn func(d *document) (w
 		return err
 	}
 	if remove {
-		s.dropTransient(d)
+		s.dropTransient(k)
 	} else {
 		s.putTransient(newDocument(id, d.rec, words))
 	}
@@ -313,7 +316,8 @@ func (s *Service) putTransient(d *document) {
 	if old := s.transient[d.id]; old != nil {
 		s.dropTransient(old)
 	}
-	s.transient[d.id] = d
+	k := keep(d)
+	s.transient[d.id] = k
 	of := s.byPath
 	if d.rec.unique() {
 		of = s.uniqueByPath
@@ -328,8 +332,9 @@ func (s *Service) putTransient(d *document) {
 	s.count(d.words, d.rec.size(), +1)
 }
 
-func (s *Service) dropTransient(d *document) {
+func (s *Service) dropTransient(d *kept) {
 	delete(s.transient, d.id)
+	delete(s.cache, d.id)
 	of := s.byPath
 	if d.rec.unique() {
 		of = s.uniqueByPath
@@ -340,12 +345,12 @@ func (s *Service) dropTransient(d *document) {
 	if of[d.rec.path] = ids[:last]; last == 0 {
 		delete(of, d.rec.path)
 	}
-	for app := range d.words {
-		if delete(s.byApp[app], d.id); len(s.byApp[app]) == 0 {
-			delete(s.byApp, app)
+	for _, a := range d.apps {
+		if delete(s.byApp[a.app], d.id); len(s.byApp[a.app]) == 0 {
+			delete(s.byApp, a.app)
 		}
 	}
-	s.count(d.words, d.rec.size(), -1)
+	s.count(d.words(), d.rec.size(), -1)
 }
 
 // MaxDocuments is how many live documents a sandboxed app may have a part in
@@ -434,8 +439,7 @@ func (s *Service) reserve(app string, more, limit share) (done func(), err error
 				clear(s.shares)
 			}
 			for id := range s.byApp[app] {
-				d := s.transient[id]
-				have = have.plus(shareIn(d.words, d.rec.size()))
+				have = have.plus(s.transient[id].share())
 			}
 			s.shares[app] = have
 		}
@@ -663,7 +667,7 @@ func (s *Service) placeTransient(p *placed, made map[string]*document, byPath ma
 		if d := made[id]; d != nil {
 			return d
 		}
-		return s.transient[id]
+		return s.transient[id].document()
 	}
 	switch {
 	case p.id != "":
@@ -745,7 +749,7 @@ func (s *Service) find(rec *record) (string, error) {
 	s.mu.RLock()
 	for _, ids := range [][]string{s.byPath[rec.path], s.uniqueByPath[rec.path]} {
 		for _, id := range first(ids, maxAlike) {
-			consider(s.transient[id])
+			consider(s.transient[id].document())
 		}
 	}
 	s.mu.RUnlock()

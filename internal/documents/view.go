@@ -56,7 +56,7 @@ func (s *Service) List(app string) []string {
 // each calls yield for the id of each document, all or those whose permissions
 // name app, in no order. load gives the document, nil if it is none.
 func (s *Service) each(app string, yield func(id string, load func() *document)) error {
-	var docs []*document
+	var docs []*kept
 	s.mu.RLock()
 	if app == "" {
 		docs = slices.AppendSeq(docs, maps.Values(s.transient))
@@ -67,7 +67,7 @@ func (s *Service) each(app string, yield func(id string, load func() *document))
 	}
 	s.mu.RUnlock()
 	for _, d := range docs {
-		yield(d.id, func() *document { return d })
+		yield(d.id, d.document)
 	}
 	store, err := s.o.Store()
 	if err != nil {
