@@ -123,6 +123,8 @@ func mountArgs(mounts []Mount, ft Features, fs *files) []string {
 			if !covered(mounts[i+1:], m.Dest) {
 				seal = append(seal, "--remount-ro", m.Dest)
 			}
+		case Blank:
+			args = append(args, "--ro-bind", "/dev/null", m.Dest)
 		case Dir:
 			args = append(args, "--dir", m.Dest)
 		case Symlink:

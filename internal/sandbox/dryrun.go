@@ -77,7 +77,7 @@ func (pl *Plan) Print(out io.Writer) error {
 			fmt.Fprintf(w, "  device %s\n", m.Dest)
 		case Tmpfs, Dir:
 			fmt.Fprintf(w, "  empty  %s\n", m.Dest)
-		case Mask:
+		case Mask, Blank:
 			fmt.Fprintf(w, "  hidden %s%s\n", m.Dest, made)
 		case Symlink:
 			fmt.Fprintf(w, "  link   %s -> %s\n", m.Dest, m.Source)

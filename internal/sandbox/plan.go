@@ -27,6 +27,7 @@ const (
 	DevBind             // Source, with its device files
 	Tmpfs               // an empty directory in memory
 	Mask                // an empty read-only directory over something reserved
+	Blank               // nothing to be read in place of a file of the kernel's
 	Dir                 // a directory
 	Symlink             // a link to Source
 	Proc                // the sandbox's own processes
@@ -235,6 +236,12 @@ func programMounts() []Mount {
 func (pl *Plan) system() {
 	for _, m := range programMounts() {
 		pl.add(m)
+	}
+	// The names of the person's keys; the calls that use keys fail.
+	for _, path := range []string{"/proc/keys", "/proc/key-users"} {
+		if exists(path) {
+			pl.add(Mount{Kind: Blank, Dest: path})
+		}
 	}
 	for _, dir := range []string{"/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/devices"} {
 		if exists(dir) {
