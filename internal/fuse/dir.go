@@ -133,7 +133,7 @@ func (fs *filesystem) list(n *node, s *docState) ([]gofuse.DirEntry, syscall.Err
 		}
 		return e, 0
 	}
-	base, st, errno := fs.base(s.doc)
+	base, st, errno := fs.base(s)
 	if errno != 0 {
 		return nil, errno
 	}

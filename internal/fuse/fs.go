@@ -115,8 +115,8 @@ func (fs *filesystem) directory(n *node, s *docState, who *gofuse.InHeader, name
 }
 
 // base is openBase, and notes what kind of file system that is.
-func (fs *filesystem) base(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	d, st, errno := fs.own.openBase(doc)
+func (fs *filesystem) base(s *docState) (*descriptor, *unix.Statx_t, syscall.Errno) {
+	d, st, errno := fs.own.openBase(s.doc, &s.base)
 	if errno == 0 {
 		fs.calls.learn(d.fd, deviceOf(st))
 	}
@@ -129,10 +129,10 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 	var key identity
 	switch n.kind {
 	case kindDoc:
-		d, _, errno := fs.base(s.doc)
+		d, _, errno := fs.base(s)
 		return d, errno
 	case kindTop:
-		base, st, errno := fs.base(s.doc)
+		base, st, errno := fs.base(s)
 		if errno != 0 {
 			return nil, errno
 		}
@@ -150,6 +150,11 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		if n.kind == kindFile {
 			name = n.view.backing(s.doc, name)
 		}
+		if n.kept.Load() {
+			if d := fs.here(n, dir.fd, name); d != nil {
+				return d, 0
+			}
+		}
 		if d, _, key, errno = openPath(dir.fd, name); errno != 0 {
 			if errno == syscall.ENOENT {
 				errno = syscall.ESTALE
@@ -163,10 +168,23 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		d.put()
 		return nil, syscall.ESTALE
 	}
-	if n.kind != kindTop && !n.kept.Load() {
+	if n.kind != kindTop {
 		fs.cache.add(n, d)
 	}
 	return d, 0
+}
+
+// here returns a descriptor of n that there is, if n is what is at name in dir.
+func (fs *filesystem) here(n *node, dir int, name string) *descriptor {
+	d := fs.cache.get(n)
+	if d == nil {
+		d = fs.nodes.open(n)
+	}
+	if d != nil && identityAt(dir, name) != n.key {
+		d.put()
+		return nil
+	}
+	return d
 }
 
 // Lookup finds a name in a directory.
@@ -235,7 +253,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, nam
 		if name != s.doc.Name {
 			return syscall.ENOENT
 		}
-		base, st, errno := fs.base(s.doc)
+		base, st, errno := fs.base(s)
 		if errno != 0 {
 			return errno
 		}
@@ -245,7 +263,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, nam
 		if hidden == "" {
 			return syscall.ENOENT
 		}
-		base, _, errno := fs.base(s.doc)
+		base, _, errno := fs.base(s)
 		if errno != 0 {
 			return errno
 		}

@@ -398,6 +398,7 @@ type docState struct {
 	doc        *Document
 	access     Access
 	visible    bool // it lives, and may be read
+	base       seenBase
 }
 
 // state returns what holds for the view now.

@@ -245,9 +245,29 @@ func (m ownMount) walk(path string) (int, syscall.Errno) {
 	return at, 0
 }
 
+// seenBase is a directory that was found to be a document's.
+type seenBase struct{ at atomic.Pointer[mountedFile] }
+
+// mountedFile is a file of a mount that no other mount has had the number of.
+type mountedFile struct {
+	id    identity
+	mount uint64
+}
+
+// statxMountUnique asks statx(2) for such a number (STATX_MNT_ID_UNIQUE, Linux
+// 6.8).
+const statxMountUnique = 0x4000
+
+// mounted returns which file of which mount st is of, if st says it.
+func mounted(st *unix.Statx_t) (mountedFile, bool) {
+	id, ok := bornIdentity(st)
+	return mountedFile{id, st.Mnt_id}, ok && st.Mask&statxMountUnique != 0
+}
+
 // openBase opens the directory that doc stands on, O_PATH. Another directory
-// at its path is ENOENT.
-func (m ownMount) openBase(doc *Document) (*descriptor, *unix.Statx_t, syscall.Errno) {
+// at its path is ENOENT. What was seen to be it before, on the same mount, need
+// not be compared again; seen may be nil.
+func (m ownMount) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.Statx_t, syscall.Errno) {
 	fd, errno := m.openDirectory(doc.Dir)
 	if errno != 0 {
 		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
@@ -257,8 +277,19 @@ func (m ownMount) openBase(doc *Document) (*descriptor, *unix.Statx_t, syscall.E
 	}
 	d := newDescriptor(fd)
 	st, errno := statFD(fd)
-	if errno == 0 && !isDirectory(fd, st, doc.DirID) {
-		errno = syscall.ENOENT
+	if errno == 0 {
+		at, sure := mounted(st)
+		var old *mountedFile
+		if seen != nil && sure {
+			old = seen.at.Load()
+		}
+		if old == nil || *old != at {
+			if !isDirectory(fd, st, doc.DirID) {
+				errno = syscall.ENOENT
+			} else if seen != nil && sure {
+				seen.at.Store(&at)
+			}
+		}
 	}
 	if errno != 0 {
 		d.put()
@@ -301,7 +332,7 @@ func handleOf(fd int) ([]byte, bool) {
 // the file system has one.
 func statFD(fd int) (*unix.Statx_t, syscall.Errno) {
 	st := new(unix.Statx_t)
-	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, st)
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st)
 	if err != nil {
 		return nil, errnoOf(err)
 	}
@@ -322,15 +353,41 @@ type identity struct {
 
 // identify returns the identity of what fd refers to; st is its status.
 func identify(fd int, st *unix.Statx_t) identity {
-	id := identity{dev: deviceOf(st), ino: st.Ino, typ: uint32(st.Mode) & unix.S_IFMT}
-	if st.Mask&unix.STATX_BTIME != 0 && (st.Btime.Sec != 0 || st.Btime.Nsec != 0) {
-		id.born = uint64(st.Btime.Sec)*1e9 + uint64(st.Btime.Nsec)
-	} else if h, ok := handleOf(fd); ok {
+	id, ok := bornIdentity(st)
+	if ok {
+		return id
+	}
+	if h, ok := handleOf(fd); ok {
 		sum := fnv.New64a()
 		sum.Write(h)
 		id.born = sum.Sum64()
 	}
 	return id
+}
+
+// bornIdentity is identify as far as the status goes, and whether it has a birth
+// time, without which that is not all.
+func bornIdentity(st *unix.Statx_t) (identity, bool) {
+	id := identity{dev: deviceOf(st), ino: st.Ino, typ: uint32(st.Mode) & unix.S_IFMT}
+	if st.Mask&unix.STATX_BTIME == 0 || st.Btime.Sec == 0 && st.Btime.Nsec == 0 {
+		return id, false
+	}
+	id.born = uint64(st.Btime.Sec)*1e9 + uint64(st.Btime.Nsec)
+	return id, true
+}
+
+// identityAt is the identity of what is at name in dir, or none where that
+// cannot be told without opening it.
+func identityAt(dir int, name string) identity {
+	if !component(name) {
+		return identity{}
+	}
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, &st)
+	if id, ok := bornIdentity(&st); err == nil && ok {
+		return id
+	}
+	return identity{}
 }
 
 // openPath opens name in dir, O_PATH, and returns its status and identity.

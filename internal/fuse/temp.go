@@ -171,7 +171,7 @@ func (v *docView) mainMade() {
 
 // createInDocument is Create in the directory of a file document.
 func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) syscall.Errno {
-	base, _, errno := fs.base(s.doc)
+	base, _, errno := fs.base(s)
 	if errno != 0 {
 		return errno
 	}
@@ -213,7 +213,7 @@ func (fs *filesystem) mknodInDocument(n *node, s *docState, mode uint32, name st
 
 // unlinkInDocument is Unlink there.
 func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscall.Errno {
-	base, _, errno := fs.base(s.doc)
+	base, _, errno := fs.base(s)
 	if errno != 0 {
 		return errno
 	}
@@ -246,7 +246,7 @@ func isRegular(dir int, name string) bool {
 // renameInDocument is Rename there: between the main file and temp files it is
 // a rename on the host, between temp files one in the view.
 func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName string, flags uint32) syscall.Errno {
-	base, _, errno := fs.base(s.doc)
+	base, _, errno := fs.base(s)
 	if errno != 0 {
 		return errno
 	}
@@ -328,7 +328,7 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 // remove takes a temp file away, or makes it the main file again if it is the
 // user's only copy.
 func (f *temp) remove(own ownMount) syscall.Errno {
-	base, _, errno := own.openBase(f.doc)
+	base, _, errno := own.openBase(f.doc, nil)
 	if errno != 0 {
 		return errno
 	}
@@ -391,7 +391,7 @@ func (t *tempFiles) sweep(fs *filesystem) {
 
 // uses reports whether the kernel knows the temp file f. v.names is held.
 func (v *docView) uses(f *temp) bool {
-	base, _, errno := v.fs.own.openBase(f.doc)
+	base, _, errno := v.fs.own.openBase(f.doc, nil)
 	if errno != 0 {
 		return false
 	}
