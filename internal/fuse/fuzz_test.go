@@ -3,10 +3,12 @@ package fuse
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"io/fs"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,9 +105,10 @@ func (d readOnly) Document(app, id string) (*Document, Access, bool) {
 // file in it, +10 a link that leads out; and the open files 1<<40+1 (f1, to
 // read and write), +2 (ro), +3 (a file in d1), +4 (d1's directory), +5 (f1's).
 func newKernel(t testing.TB) *kernel {
-	// In memory, where fsync costs nothing.
-	host, err := os.MkdirTemp("/dev/shm", "kernel")
-	must(t, err)
+	// In memory, where fsync costs nothing. Its paths are of one length: some
+	// answers are.
+	host := fmt.Sprintf("/dev/shm/kernel%010d", rand.Uint32())
+	must(t, os.Mkdir(host, 0o700))
 	docs := &readOnly{newDocuments()}
 	k := &kernel{TB: t, host: host, docs: docs, out: make([]byte, 1<<17)}
 	for _, f := range []string{"f1/file.txt", "ro/file.txt", "d1/file", "d1/sub/deep"} {
