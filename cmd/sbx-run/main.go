@@ -242,6 +242,9 @@ func (o *options) run(w *worker) (int, error) {
 			return addDocument(ctx, host.SessionBus.Address, app, f)
 		}
 	}
+	if arg := misplaced(o.Words[1:]); arg != "" && !o.literal {
+		starter.Warn("%s is passed to the program: options of sbx-run come before the app", arg)
+	}
 	if names := desktop.SessionDirs(os.Getenv).Activatable(profile.Name); len(names) > 0 {
 		starter.Warn("the message bus can start %s outside the sandbox, also for the app itself; sbx-run --install %s prevents it", strings.Join(names, " and "), profile.Name)
 	}

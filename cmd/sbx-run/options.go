@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -158,4 +159,19 @@ func (o *options) list(dirs []string) error {
 		}
 	}
 	return w.Flush()
+}
+
+// misplaced finds the first of a program's arguments that looks like an option
+// of ours, "" if none does. Whoever writes it there may have meant it for us.
+func misplaced(args []string) string {
+	for _, arg := range args {
+		name, _, _ := strings.Cut(arg, "=")
+		if slices.Contains([]string{
+			"--share", "--unshare", "--socket", "--nosocket", "--nodevice", "--filesystem", "--nofilesystem", "--persist",
+			"--talk-name", "--own-name", "--no-talk-name", "--system-talk-name", "--log-dbus", "--no-documents",
+		}, name) {
+			return arg
+		}
+	}
+	return ""
 }
