@@ -68,6 +68,8 @@ func (s Session) Places() []Place {
 		add(Place{Path: filepath.Join(dir, "docportal"), Why: "the documents and permissions of all apps"})
 		add(Place{Path: filepath.Join(dir, "flatpak"), Why: "the programs and permissions of all flatpaks"})
 		add(Place{Path: filepath.Join(dir, "applications"), Why: "commands that start outside the sandbox"})
+		// Where portals put the launchers that links in applications lead to.
+		add(Place{Path: filepath.Join(dir, "xdg-desktop-portal"), Why: "commands that start outside the sandbox"})
 		add(Place{Path: filepath.Join(dir, "dbus-1"), Why: "services that start outside the sandbox"})
 		add(Place{Path: filepath.Join(dir, "systemd"), Why: "services that start outside the sandbox"})
 	}
