@@ -217,6 +217,7 @@ func startBus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	config := ts.MkAbs("bus.conf")
 	ts.Check(os.WriteFile(config, []byte(`<busconfig><type>session</type><listen>`+address+`</listen>
+<servicedir>`+ts.Getenv("HOME")+`/.local/share/dbus-1/services</servicedir>
 <servicedir>`+ts.MkAbs("services")+`</servicedir>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`), 0o600))
 	cmd := exec.Command("dbus-daemon", "--config-file="+config, "--nofork", "--nopidfile", "--print-address")
