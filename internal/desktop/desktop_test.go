@@ -193,6 +193,22 @@ func TestSeveralEntries(t *testing.T) {
 	h.want(id+".xsltfilter.desktop", groupEntry, "NoDisplay", "true")
 }
 
+// Of two entries of one name the more important directory's counts.
+func TestTheFirstDirectoryCounts(t *testing.T) {
+	h := newHost(t)
+	for dir, text := range map[string]string{"usr": "Name=Distribution's\nExec=x %u", "local": "Name=Administrator's\nExec=x --local %u"} {
+		h.write(dir+"/applications/org.example.X.desktop", "[Desktop Entry]\nType=Application\n"+text+"\n")
+		h.write(dir+"/dbus-1/services/org.example.X.service", "[D-BUS Service]\nName=org.example.X\nExec=x --"+dir+"\n")
+	}
+	h.install(app("org.example.X", "x"))
+	h.want(apps+"org.example.X.desktop", groupEntry, "Name", "Administrator's")
+	h.want(".local/share/dbus-1/services/org.example.X.service", groupService, "Exec", "/usr/bin/sbx-run org.example.X --local")
+	// Hidden there, it is gone.
+	h.write("local/applications/org.example.X.desktop", "[Desktop Entry]\nType=Application\nHidden=true\n")
+	h.install(app("org.example.X", "x"))
+	h.want(apps+"org.example.X.desktop", groupEntry, "NoDisplay", "true")
+}
+
 // What the bus or the start of the session would start outside.
 func TestActivationAndAutostart(t *testing.T) {
 	h := newHost(t)
