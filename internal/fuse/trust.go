@@ -45,6 +45,8 @@ type walks struct {
 	known  atomic.Int32 // len(byTask), to see without the lock that there are none
 	mu     sync.Mutex
 	byTask map[uint32]*walk // by thread
+	// cleared is when those that are over were last looked for.
+	cleared time.Time
 }
 
 // walk is what is known of a thread that was sent away.
@@ -70,15 +72,16 @@ func (w *walks) begin(who *gofuse.InHeader, n *node, more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if len(w.byTask) >= maxWalks {
+	if now.Sub(w.cleared) >= walkTime {
 		for t, o := range w.byTask {
 			if now.Sub(o.at) >= walkTime {
 				delete(w.byTask, t)
 			}
 		}
-		if len(w.byTask) >= maxWalks {
-			return
-		}
+		w.cleared = now
+	}
+	if len(w.byTask) >= maxWalks {
+		return
 	}
 	if w.byTask == nil {
 		w.byTask = make(map[uint32]*walk)
