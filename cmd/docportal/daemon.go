@@ -13,8 +13,8 @@ import (
 
 	"docportal/internal/bus"
 	"docportal/internal/documents"
-	"docportal/internal/fuse"
 	"docportal/internal/identity"
+	"docportal/internal/keeper"
 	"docportal/internal/memory"
 	"docportal/internal/permstore"
 	"docportal/internal/sandbox"
@@ -26,6 +26,7 @@ type timeouts struct {
 	names   time.Duration // another newcomer, to take both names
 	store   time.Duration // an instance that is going, to let go of the store
 	replace time.Duration // the same if it was told to go
+	inherit time.Duration // the same for a server that has died
 	refused time.Duration // without calls, where the documents are another bus's
 	rest    time.Duration // after calls, until their memory is given back
 	calls   time.Duration // at the end, calls that came for the names
@@ -36,6 +37,7 @@ var usual = timeouts{
 	names:   5 * time.Second,
 	store:   time.Second,
 	replace: 3 * time.Second,
+	inherit: 10 * time.Second,
 	refused: 10 * time.Second,
 	rest:    2 * time.Second,
 	calls:   500 * time.Millisecond,
@@ -46,6 +48,11 @@ const retryInterval = 5 * time.Millisecond // the store's lock has no event
 // daemon is one instance, from its start to its end.
 type daemon struct {
 	args       arguments
+	keeper     *keeper.Server // nil without one
+	inherited  bool           // the names are those of the server before
+	reloading  bool           // another server comes at once
+	preparing  sync.WaitGroup // the next server's connection
+	standby    *bus.Standby   // nil if nothing waits for the names
 	timeouts   timeouts
 	log        *slog.Logger
 	runtimeDir string
@@ -64,9 +71,10 @@ type daemon struct {
 	roomy   roomy
 }
 
-func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
+func newDaemon(a arguments, log *slog.Logger, runtimeDir string, k *keeper.Server) *daemon {
 	d := &daemon{
 		args:       a,
+		keeper:     k,
 		timeouts:   usual,
 		log:        log,
 		runtimeDir: runtimeDir,
@@ -83,13 +91,7 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string) *daemon {
 		Env:         os.Getenv,
 		ProfileDirs: profileDirs(),
 		NoRemount:   a.NoRemount,
-		Mount: func(dir string, docs fuse.Documents) (documents.View, error) {
-			return fuse.Mount(dir, docs, fuse.Options{
-				Log:     log,
-				Replace: a.Replace,
-				Journal: filepath.Join(storeDir(), "temporary-files"),
-			})
-		},
+		Mount:       d.mountView,
 		Emit: func(dest, iface, member, signature string, args ...any) error {
 			return d.conn.Emit(dest, documents.Path, iface, member, signature, args...)
 		},
@@ -105,6 +107,10 @@ func (d *daemon) openedStore() (*permstore.Store, error) {
 
 // serve takes the names and answers until ctx, the bus or a newcomer ends it.
 func (d *daemon) serve(ctx context.Context) error {
+	if d.keeper.Has(keeper.Device) {
+		// Who uses the file view waits already.
+		go d.docs.Mount(ctx) // ends with the attempt
+	}
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
@@ -121,8 +127,14 @@ func (d *daemon) serve(ctx context.Context) error {
 		d.log.Error("every call is refused", "reason", d.err)
 		idle = time.After(d.timeouts.refused)
 	} else {
-		notifyReady()
+		if d.keeper == nil {
+			notifyReady()
+		}
 		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
+	}
+	d.keeper.Ready(!refused)
+	if docs && perms { // who waits for another's name would get it, and not know
+		d.preparing.Go(func() { d.have(ctx) })
 	}
 	// Once after the start, and after calls, what they needed is given back.
 	rest := time.After(d.timeouts.rest)
@@ -136,6 +148,10 @@ func (d *daemon) serve(ctx context.Context) error {
 			return nil
 		case <-d.conn.Done():
 			d.log.Info("the bus has gone")
+			return nil
+		case <-d.keeper.Reload():
+			d.log.Info("making room for another server")
+			d.reloading = true
 			return nil
 		case <-d.lost:
 			d.log.Info("another instance has taken over")
@@ -159,25 +175,25 @@ func (d *daemon) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.timeouts.dial)
 	defer cancel()
 	var resolver *identity.Resolver
-	ready := make(chan struct{})
-	conn, err := bus.Dial(ctx, "", bus.Options{
+	_, err := d.dial(ctx, bus.Options{
 		Log: d.log,
 		Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
-			<-ready
 			return resolver.Resolve(ctx, name)
 		},
 		PeerGone: d.docs.PeerGone,
 		NameLost: func(name string) { d.lostOnce.Do(func() { close(d.lost) }) },
+		Prepare: func(conn *bus.Conn) {
+			d.conn = conn
+			resolver = identity.NewResolver(conn, identity.Options{RuntimeDir: d.runtimeDir, TrustUserns: d.args.TrustUserns, Log: d.log})
+			conn.Export(documents.Path, d.watched(d.docs.Interface()), d.watched(d.docs.FileTransfer()))
+			conn.Export(permstore.Path, d.watched(d.permissions()))
+			conn.Export(managerPath, d.watched(d.manager()))
+		},
 	})
 	if err != nil {
+		d.conn = nil
 		return fmt.Errorf("cannot connect to the session bus: %w", err)
 	}
-	d.conn = conn
-	resolver = identity.NewResolver(conn, identity.Options{RuntimeDir: d.runtimeDir, TrustUserns: d.args.TrustUserns, Log: d.log})
-	close(ready)
-	conn.Export(documents.Path, d.watched(d.docs.Interface()), d.watched(d.docs.FileTransfer()))
-	conn.Export(permstore.Path, d.watched(d.permissions()))
-	conn.Export(managerPath, d.watched(d.manager()))
 	return nil
 }
 
@@ -223,6 +239,9 @@ func (d *daemon) openStore(ctx context.Context) {
 	wait := d.timeouts.store
 	if d.args.Replace {
 		wait = d.timeouts.replace
+	}
+	if d.inherited {
+		wait = d.timeouts.inherit
 	}
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
@@ -303,17 +322,22 @@ func storeDir() string {
 // close gives the names back, so that calls from now on go to the next
 // instance, answers those that came before, unmounts, closes the store, and
 // leaves the bus, in this order: what the next instance needs is free when
-// this one is gone.
+// this one is gone. If another server comes at once the file view stays.
 func (d *daemon) close() {
 	if d.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), d.timeouts.calls)
+		if !d.reloading {
+			d.leave(ctx)
+		}
 		for _, name := range []string{documents.Name, permstore.Name} {
 			d.conn.ReleaseName(ctx, name)
 		}
 		d.conn.Drain(ctx)
 		cancel()
 	}
-	if err := d.docs.Close(); err != nil {
+	if d.reloading {
+		// The file view stays as it is.
+	} else if err := d.docs.Close(); err != nil {
 		d.log.Error("cannot unmount", "reason", err)
 	}
 	if d.store != nil {

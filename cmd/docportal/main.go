@@ -10,11 +10,18 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"docportal/internal/keeper"
+	"docportal/internal/memory"
 )
 
 // version is stamped by the build.
@@ -53,9 +60,20 @@ type arguments struct {
 // grace is how long the end may take before the process leaves as it is.
 const grace = 1800 * time.Millisecond
 
+// orphaned is how long a server may take to end whose keeper has gone.
+const orphaned = 800 * time.Millisecond
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == completeWord {
 		os.Exit(completeLine(os.Args[2:], os.Stdout))
+	}
+	server, err := keeper.Attach()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "docportal:", err)
+		os.Exit(exitFailed)
+	}
+	if server == nil && serves(os.Args[1:]) {
+		os.Exit(keep(os.Stderr))
 	}
 	var c commandLine
 	parser := newParser(&c)
@@ -72,7 +90,7 @@ func main() {
 	case asking:
 		os.Exit(askPortal(untilSignal(), command, os.Stdout, os.Stderr))
 	}
-	os.Exit(run(c.Daemon, os.Stderr))
+	os.Exit(run(c.Daemon, server, os.Stderr))
 }
 
 // untilSignal is a context for a process that ends with what it does.
@@ -90,8 +108,45 @@ func newParser(c *commandLine) *kong.Kong {
 	)
 }
 
+// serves reports whether a command line is the daemon's, as far as that can be
+// said without taking it apart: it names no command, and asks for no help.
+func serves(args []string) bool {
+	for _, a := range args {
+		switch {
+		case a == "serve":
+		case !strings.HasPrefix(a, "-") || a == "-h" || strings.HasPrefix(a, "--help") || strings.HasPrefix(a, "--version"):
+			return false
+		}
+	}
+	return true
+}
+
+// keep is the process that stays: it starts the server, and another one when
+// that dies, and returns the exit status.
+func keep(stderr io.Writer) int {
+	// It makes hardly any garbage, which goes when it rests.
+	debug.SetGCPercent(-1)
+	runtime.GOMAXPROCS(1)
+	program, err := os.Executable()
+	if err != nil {
+		program = os.Args[0]
+	}
+	args := slices.Clone(os.Args)
+	args[0] = filepath.Join(filepath.Dir(args[0]), serverName)
+	return keeper.Run(keeper.Options{
+		Program: program,
+		Args:    args,
+		Log:     stderr,
+		Ready:   notifyReady, // from the process that a service manager has started
+		Rest:    func() { memory.GiveBack("") },
+	})
+}
+
+// serverName is what the server is called in lists of processes.
+const serverName = "docportal-server"
+
 // run serves until a signal or the bus ends it and returns the exit status.
-func run(a arguments, stderr io.Writer) int {
+func run(a arguments, server *keeper.Server, stderr io.Writer) int {
 	// A small heap that is collected a little more often keeps an idle daemon
 	// small; the limit is soft.
 	debug.SetGCPercent(50)
@@ -100,13 +155,25 @@ func run(a arguments, stderr io.Writer) int {
 	log := logger(stderr, a.Verbose)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	if server != nil {
+		os.WriteFile("/proc/self/comm", []byte("docportal"), 0) // or it is "exe"
+		go func() {                                             // ends with the process
+			<-server.Ended()
+			end()
+			<-server.Gone()
+			time.Sleep(orphaned)
+			os.Exit(exitFailed)
+		}()
+	}
 
 	runtimeDir := os.Getenv("XDG_RUNTIME_DIR")
 	if runtimeDir == "" {
 		fmt.Fprintln(stderr, "docportal: XDG_RUNTIME_DIR is not set: there is no place to mount the file view")
 		return 1
 	}
-	d := newDaemon(a, log, runtimeDir)
+	d := newDaemon(a, log, runtimeDir, server)
 	err := d.serve(ctx)
 	late := time.AfterFunc(grace, func() {
 		log.Warn("something does not end; leaving")
@@ -116,6 +183,9 @@ func run(a arguments, stderr io.Writer) int {
 	d.close()
 	if err != nil {
 		log.Error(err.Error())
+	}
+	if d.reloading {
+		return keeper.ExitReload
 	}
 	return status(err)
 }

@@ -491,7 +491,7 @@ func (s *session) serve(b *testsession.Bus, tune func(*daemon)) (d *daemon, done
 			s.t.Setenv(k, v)
 		}
 	}
-	d = newDaemon(arguments{}, slog.New(slog.NewTextHandler(io.Discard, nil)), s.runtime)
+	d = newDaemon(arguments{}, slog.New(slog.NewTextHandler(io.Discard, nil)), s.runtime, nil)
 	tune(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	done = make(chan error, 1)

@@ -15,7 +15,7 @@ import (
 
 // The manager is as it is written down, and for the host alone.
 func TestTheManagerIsForTheHost(t *testing.T) {
-	d := newDaemon(arguments{}, slog.New(slog.NewTextHandler(io.Discard, nil)), t.TempDir())
+	d := newDaemon(arguments{}, slog.New(slog.NewTextHandler(io.Discard, nil)), t.TempDir(), nil)
 	i := d.manager()
 	got := make(map[string]dbus.Signature)
 	for _, m := range i.Methods {

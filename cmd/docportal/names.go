@@ -26,6 +26,11 @@ func (d *daemon) takeNames(ctx context.Context) (docs, perms bool, err error) {
 	if d.args.Replace {
 		flags |= bus.ReplaceExisting
 	}
+	if d.inherited {
+		// The owner may still be the server before, which is dead. To refuse to
+		// wait would mean to leave the queue in which this connection is.
+		flags = bus.AllowReplacement | bus.ReplaceExisting
+	}
 	// A question that is on its way is waited for even if the end comes: the
 	// bus may have given the name already, and sent calls for it.
 	end := ctx

@@ -282,12 +282,22 @@ func mountPoint(ctx context.Context, address string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	var path []byte
-	if err := conn.Call(ctx, documentsName, documentsPath, documentsName, "GetMountPoint", "", nil, &path); err != nil {
-		return "", err
+	for try := 0; ; try++ {
+		var path []byte
+		err := conn.Call(ctx, documentsName, documentsPath, documentsName, "GetMountPoint", "", nil, &path)
+		if err == nil {
+			return strings.TrimRight(string(path), "\x00"), nil
+		}
+		// Who died with the question in his hands has a successor at once.
+		var e *bus.Error
+		if try == 3 || !errors.As(err, &e) || e.Name != errNoReply {
+			return "", err
+		}
 	}
-	return strings.TrimRight(string(path), "\x00"), nil
 }
+
+// errNoReply is the bus's answer for a peer that has left.
+const errNoReply = "org.freedesktop.DBus.Error.NoReply"
 
 // Names of the service that knows the accessibility bus.
 const (

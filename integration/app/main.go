@@ -90,6 +90,8 @@ func do(r wire.Request, a *wire.Answer) error {
 			a.Names = append(a.Names, e.Name())
 		}
 		return err
+	case "work":
+		return work(r, a)
 	case "getenv":
 		a.Data = os.Getenv(r.Name)
 		return nil

@@ -96,11 +96,62 @@ func socketName(alternative string) (string, error) {
 	return name, nil
 }
 
-// connect connects to a unix socket and authenticates. ctx bounds both.
-func connect(ctx context.Context, name string) (*os.File, error) {
+// connect connects to a unix socket, by dial if that is not nil, and
+// authenticates. ctx bounds both.
+func connect(ctx context.Context, name string, dial func(name string) (*os.File, error)) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	var f *os.File
+	var err error
+	if dial != nil {
+		f, err = dialed(name, dial)
+	} else {
+		f, err = connectSocket(ctx, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { f.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := authenticate(f); err != nil {
+		f.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("authenticating at %s: %w", name, err)
+	}
+	if !stop() {
+		f.Close()
+		return nil, ctx.Err()
+	}
+	return f, nil
+}
+
+// dialed is connectSocket by somebody else.
+func dialed(name string, dial func(name string) (*os.File, error)) (*os.File, error) {
+	blocking, err := dial(name)
+	if err != nil {
+		return nil, err
+	}
+	defer blocking.Close()
+	return pollable(blocking, name)
+}
+
+// pollable duplicates a descriptor as a file that can have deadlines.
+func pollable(f *os.File, name string) (*os.File, error) {
+	fds, err := duplicate([]*os.File{f})
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), nil
+}
+
+func connectSocket(ctx context.Context, name string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -128,21 +179,7 @@ func connect(ctx context.Context, name string) (*os.File, error) {
 		unix.Close(fd)
 		return nil, &os.PathError{Op: "connect", Path: name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), name)
-	stop := context.AfterFunc(ctx, func() { f.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := authenticate(f); err != nil {
-		f.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("authenticating at %s: %w", name, err)
-	}
-	if !stop() {
-		f.Close()
-		return nil, ctx.Err()
-	}
-	return f, nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // authenticate goes through the D-Bus handshake as the user that we are

@@ -83,6 +83,13 @@ type Options struct {
 	// NameLost is called when the bus takes a well-known name away. Neither it
 	// nor PeerGone is called before the one before has returned.
 	NameLost func(name string)
+	// Prepare is called before anything is received: what is exported in it is
+	// there for the first call.
+	Prepare func(c *Conn)
+	// Connect connects to a unix socket, whose name has a leading @ if it is
+	// abstract; nil is connect(2). The bus takes who did for the process behind
+	// the connection.
+	Connect func(name string) (*os.File, error)
 }
 
 // Dial connects to the bus at a D-Bus address (D-Bus specification, "Server
@@ -96,7 +103,7 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 	}
 	var errs []error
 	for _, name := range names {
-		f, err := connect(ctx, name)
+		f, err := connect(ctx, name, o.Connect)
 		if err == nil {
 			var c *Conn
 			if c, err = start(f, o); err == nil {
@@ -114,6 +121,15 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 // start runs the message protocol on an authenticated socket, which the
 // connection owns from now on.
 func start(f *os.File, o Options) (*Conn, error) {
+	c, err := prepare(f, o)
+	if err == nil {
+		c.converse()
+	}
+	return c, err
+}
+
+// prepare is start without anything being sent or received yet.
+func prepare(f *os.File, o Options) (*Conn, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		f.Close()
@@ -144,17 +160,25 @@ func start(f *os.File, o Options) (*Conn, error) {
 	c.unknown.limits = c.quotas.unknown
 	c.serial.Store(rand.Uint32()) // see answered
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if o.Prepare != nil {
+		o.Prepare(c)
+	}
+	return c, nil
+}
+
+func (c *Conn) converse() {
 	c.reader.Go(c.receiveAll)
 	c.writer.Go(c.sendAll)
 	go c.callBack() // ends with the events queue
-	return c, nil
 }
+
+// gone is the match of the one signal that tells when callers leave.
+const gone = "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus'," +
+	"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
 
 // hello introduces the connection and asks for the one signal that tells when
 // callers leave. Both go out at once, so that no caller can be seen before.
 func (c *Conn) hello(ctx context.Context) error {
-	const gone = "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus'," +
-		"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
 	hello, err := c.begin(busName, busPath, busInterface, "Hello", "", nil, nil)
 	if err != nil {
 		return err

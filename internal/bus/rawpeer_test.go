@@ -106,7 +106,7 @@ func joinBus(t testing.TB, address string) (p *rawPeer, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := connect(testContext(t), names[0])
+	f, err := connect(testContext(t), names[0], nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,6 +70,12 @@ func (s *Service) mount(ctx context.Context) (*mounted, error) {
 	return a.m, nil
 }
 
+// Mount mounts the view if it is not mounted, as calls do that need it.
+func (s *Service) Mount(ctx context.Context) error {
+	_, err := s.mount(ctx)
+	return err
+}
+
 // tryMount makes one attempt. It ends with it, or with the view.
 func (s *Service) tryMount(a *mounting) {
 	m, err := s.doMount()

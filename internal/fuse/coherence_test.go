@@ -189,7 +189,7 @@ func TestInodeNumbersAreFNV(t *testing.T) {
 }
 
 func TestCollidingInodeNumbersAreToldApart(t *testing.T) {
-	tab := newTable(1)
+	tab := newTable(1, nil)
 	v := &docView{nodes: make(map[*node]struct{})}
 	a := &node{id: 10, ino: 77, view: v, key: identity{ino: 1}}
 	b := &node{id: 11, ino: 77, view: v, key: identity{ino: 2}}

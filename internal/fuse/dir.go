@@ -91,7 +91,8 @@ func (fs *filesystem) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *go
 		defer h.d.put()
 		return status(fs.readBacking(h, in.Offset, out))
 	}
-	if in.Offset == 0 {
+	// Without a listing it is one that another server has begun.
+	if in.Offset == 0 || h.dir.entries == nil {
 		entries, errno := fs.list(h.n, s)
 		if errno != 0 {
 			return status(errno)

@@ -27,6 +27,7 @@ type filesystem struct {
 	nodes    *table
 	cache    cache
 	handles  handleTable
+	lost     lostHandles
 	temps    tempFiles
 	locks    lockTable
 	calls    callTable
@@ -40,21 +41,25 @@ type filesystem struct {
 	own      ownMount // set before the first request
 }
 
-func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32) *filesystem {
+func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st *state) *filesystem {
+	epoch, started := uint64(1), time.Now()
+	if st != nil {
+		epoch, started = st.epoch(), time.Unix(int64(st.get(wordStarted)), 0)
+	}
 	fs := &filesystem{
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		docs:          docs,
 		log:           log,
-		nodes:         newTable(1),
+		nodes:         newTable(epoch, st),
 		uid:           uid,
 		gid:           gid,
 		umask:         umask,
-		started:       time.Now(),
+		started:       started,
 	}
 	fs.readings.forget = func(uint64) {}
 	fs.dropName = func(uint64, string) {}
 	fs.handles.byID = make(map[uint64]*handle)
-	fs.handles.next = 1 << 40
+	fs.handles.next = epoch << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
 	fs.temps.grace = tempGrace
 	return fs
@@ -644,6 +649,7 @@ type handle struct {
 	flags int         // of open(2)
 	dir   *stream     // directories only
 	asks  asks
+	saved uint32 // where state has it, 0 if it has not
 }
 
 // handleTable holds the open handles.
@@ -727,6 +733,7 @@ func (fs *filesystem) register(n *node, d *descriptor, flags int, dir *stream) (
 		d.put()
 		return 0, syscall.ENFILE
 	}
+	fs.nodes.state.saveHandle(h)
 	return h.id, 0
 }
 
@@ -736,6 +743,7 @@ func (fs *filesystem) unregister(id uint64) *handle {
 	if h == nil {
 		return nil
 	}
+	fs.nodes.state.dropHandle(h)
 	if h.dir == nil {
 		fs.closeLocks(h)
 		fs.readings.closing(h)

@@ -125,7 +125,7 @@ func newKernel(t testing.TB) *kernel {
 		docs.grant(testApp, id, Access{Read: true, Write: id != "ro"})
 	}
 	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
-	k.fs = newFilesystem(docs, log, uint32(os.Getuid()), uint32(os.Getgid()), 0o022)
+	k.fs = newFilesystem(docs, log, uint32(os.Getuid()), uint32(os.Getgid()), 0o022, nil)
 	k.srv = gofuse.NewProtocolServer(limited{k.fs}, serverOptions(log))
 	k.good(message(gofuse.InitIn{InHeader: to(opInit, 0), Major: 7, Minor: 45, Flags: 1<<32 - 1, Flags2: 1<<32 - 1}))
 	k.good(name(opLookup, rootID, "by-app"))

@@ -84,7 +84,7 @@ func (v *View) dropNames(id string) {
 	done := make(chan struct{})
 	go func() {
 		for _, e := range entries {
-			v.server.EntryNotify(e.parent, e.name)
+			v.heralds.entry(e.parent, e.name)
 		}
 		close(done)
 	}()
@@ -123,10 +123,10 @@ func (v *View) drop(id string) {
 	t.mu.Unlock()
 	// Open files first: cached pages are what can be read without asking.
 	for _, ino := range append(open, inodes...) {
-		v.server.InodeNotify(ino, 0, 0)
+		v.heralds.inode(ino, 0)
 	}
 	for _, e := range entries {
-		v.server.EntryNotify(e.parent, e.name)
+		v.heralds.entry(e.parent, e.name)
 	}
 	for _, d := range gone {
 		v.fs.cache.dropView(d)

@@ -14,20 +14,21 @@ import (
 // journal is the list, on disk, of the temp files that there are, so that the
 // next start finds those that a crash has left without searching the disk.
 //
-// A line is "+HIDDEN DIR MAIN ONLY DEV INO FSID HANDLE" before a file is made
-// or when that changes, and "-HIDDEN" when it is gone; strings are quoted as
+// A line is "+HIDDEN DIR MAIN ONLY DEV INO FSID HANDLE APP DOCUMENT NAME" before
+// a file is made or when that changes, and "-HIDDEN" when it is gone; strings are quoted as
 // Go does. A line without its end is not one. A nil journal notes nothing.
 type journal struct {
 	f    *os.File
 	warn func(msg string, args ...any)
 }
 
-// openJournal opens the journal at path, creating it with mode 0600, and
-// removes the temp files that it lists, but none through own.
-func openJournal(path string, own ownMount, warn func(msg string, args ...any)) (*journal, error) {
+// openJournal opens the journal at path, creating it with mode 0600. It removes
+// the temp files that it lists, but none through own, or returns them if they
+// are to stay.
+func openJournal(path string, stay bool, own ownMount, warn func(msg string, args ...any)) (*journal, []*temp, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	left := make(map[string]*temp)
 	r := bufio.NewReader(f)
@@ -42,17 +43,26 @@ func openJournal(path string, own ownMount, warn func(msg string, args ...any)) 
 			left[t.hidden] = t
 		}
 	}
+	var kept []*temp
 	for _, t := range left {
+		if stay && t.doc.ID != "" && t.name != "" {
+			kept = append(kept, t)
+			continue
+		}
 		errno := t.remove(own)
 		if errno != 0 && errno != syscall.ENOENT {
 			warn("a temporary file of an earlier run stays behind", "directory", t.doc.Dir, "file", t.hidden, "error", errno)
 		}
 	}
+	j := &journal{f: f, warn: warn}
+	if len(kept) > 0 {
+		return j, kept, nil // the lines stay with them
+	}
 	if err := f.Truncate(0); err != nil {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return &journal{f: f, warn: warn}, nil
+	return j, nil, nil
 }
 
 func formatTemp(t *temp) string {
@@ -60,7 +70,8 @@ func formatTemp(t *temp) string {
 	return "+" + t.hidden + " " + strconv.Quote(d.Dir) + " " + strconv.Quote(d.Name) + " " +
 		strconv.FormatBool(t.only) + " " + strconv.FormatUint(d.DirID.Dev, 10) + " " +
 		strconv.FormatUint(d.DirID.Ino, 10) + " " + strconv.FormatUint(d.DirID.FSID, 10) + " " +
-		strconv.Quote(hex.EncodeToString(d.DirID.Handle)) + "\n"
+		strconv.Quote(hex.EncodeToString(d.DirID.Handle)) + " " +
+		strconv.Quote(t.app) + " " + strconv.Quote(d.ID) + " " + strconv.Quote(t.name) + "\n"
 }
 
 // parseTemp reads a "+" line. It takes nothing for a temp file whose name
@@ -104,6 +115,11 @@ func parseTemp(line string) (*temp, bool) {
 	t.doc.DirID.FSID = number()
 	handle, err2 := hex.DecodeString(quoted())
 	t.doc.DirID.Handle = handle
+	if rest != "\n" { // lines of earlier versions end here
+		t.app = quoted()
+		t.doc.ID = quoted()
+		t.name = quoted()
+	}
 	ok = ok && err == nil && err2 == nil &&
 		len(t.hidden) == hiddenLength && strings.HasPrefix(t.hidden, hiddenPrefix) &&
 		component(t.hidden) && component(t.doc.Name) && strings.HasPrefix(t.doc.Dir, "/")

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("DOCPORTAL_TEST_SERVE") != "" {
 		os.Exit(serveUntilKilled())
 	}
+	if p := os.Getenv(survivorVariable); p != "" {
+		os.Exit(surviving(p))
+	}
 	if os.Getenv("DOCPORTAL_TEST_LOCK") != "" {
 		os.Exit(lockServant())
 	}

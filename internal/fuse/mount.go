@@ -211,6 +211,7 @@ func makeReady(dir string, err error, log *slog.Logger) error {
 // mountInfo is a line of /proc/self/mountinfo (proc(5)).
 type mountInfo struct {
 	id    string // unique among the mounts that are
+	dev   string // major:minor
 	point string
 	typ   string
 }
@@ -221,7 +222,7 @@ func parseMountInfo(line string) (mountInfo, bool) {
 	if !ok || len(f) < 6 || len(g) < 2 {
 		return mountInfo{}, false
 	}
-	return mountInfo{id: f[0], point: unescape(f[4]), typ: g[0]}, true
+	return mountInfo{id: f[0], dev: f[2], point: unescape(f[4]), typ: g[0]}, true
 }
 
 // unescape undoes the kernel's \ooo for bytes that would end a field.
@@ -252,4 +253,19 @@ func topMount(dir string) (top mountInfo, ok bool) {
 		}
 	}
 	return top, ok
+}
+
+// mountOf returns the mount of the device dev on dir.
+func mountOf(dir string, dev uint64) (mountInfo, bool) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return mountInfo{}, false
+	}
+	want := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
+	for line := range strings.Lines(string(b)) {
+		if m, ok := parseMountInfo(strings.TrimSuffix(line, "\n")); ok && m.point == dir && m.dev == want {
+			return m, true
+		}
+	}
+	return mountInfo{}, false
 }

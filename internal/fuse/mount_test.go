@@ -251,7 +251,7 @@ func TestNoHelperIsAClearError(t *testing.T) {
 
 func TestMountInfoLines(t *testing.T) {
 	m, ok := parseMountInfo(`77 29 0:54 / /run/user/1000/a\040b\134 rw,nosuid shared:1 master:2 - fuse.portal portal rw`)
-	if want := (mountInfo{"77", `/run/user/1000/a b\`, "fuse.portal"}); !ok || m != want {
+	if want := (mountInfo{"77", "0:54", `/run/user/1000/a b\`, "fuse.portal"}); !ok || m != want {
 		t.Errorf("%+v %v, want %+v", m, ok, want)
 	}
 	for _, line := range []string{"", " - ", "77 29 0:54 / /x rw", "1 2 3 4 - 5", `1 2 3 4 \ 5 - 6 7`} {

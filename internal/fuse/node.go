@@ -49,6 +49,7 @@ type node struct {
 	gone     bool   // removed from the table
 	found    uint64 // how often a look-up found it
 	unnaming bool   // the kernel is being told to drop its name
+	saved    uint32 // where state has it, 0 if it has not
 	seen     seenFile
 }
 
@@ -69,6 +70,7 @@ type table struct {
 	next  uint64
 	root  *node
 	byApp *node
+	state *state // nil if nothing outlives this server
 }
 
 // nodeKey is what makes one node of one file, for all its names, in a view of
@@ -80,13 +82,14 @@ type nodeKey struct {
 
 type viewKey struct{ app, doc string }
 
-func newTable(epoch uint64) *table {
+func newTable(epoch uint64, st *state) *table {
 	t := &table{
 		byID:  make(map[uint64]*node),
 		byKey: make(map[nodeKey]*node),
 		byIno: make(map[uint64]*node),
 		views: make(map[viewKey]*docView),
 		next:  epoch << 40,
+		state: st,
 	}
 	t.root = &node{id: rootID, ino: rootID, kind: kindRoot, lookups: 1}
 	t.byApp = &node{id: byAppID, ino: byAppID, kind: kindByApp, parent: t.root, name: "by-app", lookups: 1}
@@ -182,6 +185,7 @@ func (t *table) lookApp(app string) *node {
 		t.insert(n)
 	}
 	n.lookups++
+	t.state.saveNode(n)
 	return n
 }
 
@@ -190,12 +194,7 @@ func (t *table) lookApp(app string) *node {
 func (t *table) lookDoc(parent *node, id string, fs *filesystem) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := viewKey{parent.app, id}
-	v := t.views[k]
-	if v == nil {
-		v = &docView{fs: fs, app: parent.app, id: id, places: fs.calls.places(parent.app), nodes: make(map[*node]struct{})}
-		t.views[k] = v
-	}
+	v := t.viewOf(viewKey{parent.app, id}, fs)
 	if v.dir == nil {
 		v.dir = &node{id: t.newID(), kind: kindDoc, app: parent.app, view: v, parent: parent, name: id}
 		v.dir.ino = v.inode(0, 0)
@@ -203,6 +202,7 @@ func (t *table) lookDoc(parent *node, id string, fs *filesystem) *node {
 		t.insert(v.dir)
 	}
 	v.dir.lookups++
+	t.state.saveNode(v.dir)
 	return v.dir
 }
 
@@ -224,6 +224,7 @@ func (t *table) look(v *docView, k kind, parent *node, name string, key identity
 	n.lookups++
 	n.found++
 	t.move(n, parent, name)
+	t.state.saveNode(n)
 	if keep {
 		n.kept.Store(true)
 	}
@@ -243,6 +244,7 @@ func (t *table) setPlace(n *node, parent *node, name string) {
 	defer t.mu.Unlock()
 	if !n.gone {
 		t.move(n, parent, name)
+		t.state.saveNode(n)
 	}
 }
 
@@ -279,6 +281,7 @@ func (t *table) forget(id, count uint64) {
 		return
 	}
 	n.lookups -= min(count, n.lookups)
+	t.state.saveNode(n)
 	t.collect(n)
 }
 
@@ -288,6 +291,7 @@ func (t *table) collect(n *node) {
 	for n != nil && n.kind != kindRoot && n.kind != kindByApp &&
 		n.lookups == 0 && n.children == 0 && len(n.handles) == 0 && !n.gone {
 		n.gone = true
+		t.state.dropNode(n)
 		delete(t.byID, n.id)
 		if t.byIno[n.ino] == n {
 			delete(t.byIno, n.ino)

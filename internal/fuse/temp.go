@@ -30,6 +30,8 @@ const tempGrace = time.Minute
 // docView.names guards it.
 type temp struct {
 	hidden string
+	app    string    // in whose view it is
+	name   string    // what the view shows it as
 	doc    *Document // where it is
 	// only is set while it may be the only copy of the user's file: it was
 	// the main file, and no other has taken its place yet.
@@ -59,12 +61,18 @@ func (t *tempFiles) hides(name string) bool {
 	return ok
 }
 
-// add makes up a hidden name for a temp file in the directory of doc, and has
-// it noted before there is a file. only is temp.only.
-func (t *tempFiles) add(doc *Document, only bool) (*temp, syscall.Errno) {
+// add makes up a hidden name for the temp file name of v in the directory of
+// doc, and has it noted before there is a file. only is temp.only.
+func (t *tempFiles) add(v *docView, name string, doc *Document, only bool) (*temp, syscall.Errno) {
 	var b [12]byte
 	rand.Read(b[:]) // never fails
-	f := &temp{hidden: hiddenPrefix + hex.EncodeToString(b[:]) + hiddenSuffix, doc: doc, only: only}
+	f := &temp{
+		hidden: hiddenPrefix + hex.EncodeToString(b[:]) + hiddenSuffix,
+		app:    v.app,
+		name:   name,
+		doc:    doc,
+		only:   only,
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -89,7 +97,7 @@ func (t *tempFiles) done(f *temp) {
 	}
 }
 
-// changed notes that only of f has changed.
+// changed notes that f has another name, or is the only copy or no more.
 func (t *tempFiles) changed(f *temp) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,7 +194,7 @@ func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn
 		}
 		return errno
 	}
-	f, errno := fs.temps.add(s.doc, false)
+	f, errno := fs.temps.add(v, name, s.doc, false)
 	if errno != 0 {
 		return errno
 	}
@@ -274,6 +282,9 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 		return 0
 	case flags == unix.RENAME_EXCHANGE && oldTemp != nil && newTemp != nil:
 		v.temps[oldName], v.temps[newName] = newTemp, oldTemp
+		newTemp.name, oldTemp.name = oldName, newName
+		fs.temps.changed(newTemp)
+		fs.temps.changed(oldTemp)
 	case flags == unix.RENAME_EXCHANGE:
 		if errno := renameAt(base.fd, oldHidden, base.fd, newHidden, flags); errno != 0 {
 			return errno
@@ -295,10 +306,12 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 		}
 		v.setTemp(oldName, nil)
 		v.setTemp(newName, oldTemp)
+		oldTemp.name = newName
+		fs.temps.changed(oldTemp)
 	default: // the main file becomes a temp file
 		f := newTemp
 		if f == nil {
-			if f, errno = fs.temps.add(s.doc, true); errno != 0 {
+			if f, errno = fs.temps.add(v, newName, s.doc, true); errno != 0 {
 				return errno
 			}
 		} else {

@@ -86,6 +86,25 @@ type Options struct {
 	// host; Mount removes those that a crash has left. Only one process
 	// may use it at a time. With "" nothing is noted.
 	Journal string
+	// Keep is given the FUSE connection and the memory that a server needs to
+	// go on with it, both the caller's of Mount, before anybody else sees the
+	// mount. nil keeps nothing.
+	Keep func(device, memory *os.File) error
+	// Resume is a connection that was kept, which Mount goes on with, and
+	// owns. If that cannot be, it mounts afresh.
+	Resume *Connection
+	// Poisoned refuses what an earlier server has not answered: servers have
+	// died of it.
+	Poisoned bool
+
+	noResend bool // for tests: as on a kernel before 6.9
+}
+
+// Connection is what Options.Keep has kept.
+type Connection struct {
+	Device, Memory *os.File
+	// GiveUp is called when it is of no use: nobody is to keep it any more.
+	GiveUp func()
 }
 
 // View is a mounted file view.
@@ -96,6 +115,7 @@ type View struct {
 	dev     uint64
 	mount   mountInfo
 	notices notices
+	heralds *heralds
 	served  chan struct{} // closed when the kernel has ended the connection
 
 	mu      sync.Mutex
@@ -121,6 +141,16 @@ func Mount(dir string, docs Documents, o Options) (*View, error) {
 	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
 		dir = filepath.Join(parent, filepath.Base(dir))
 	}
+	if o.Resume != nil {
+		v, err := resume(dir, docs, o)
+		if err == nil {
+			return v, nil
+		}
+		o.Log.Warn("the file view is mounted afresh; who uses it now has lost it", "reason", err)
+		if o.Resume.GiveUp != nil {
+			o.Resume.GiveUp()
+		}
+	}
 	if err := prepare(dir, o.Replace, o.Log); err != nil {
 		return nil, err
 	}
@@ -128,7 +158,8 @@ func Mount(dir string, docs Documents, o Options) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := serve(device, dir, docs, o)
+	v, err := begin(device, dir, docs, o)
+	device.Close()
 	if err != nil {
 		detach(dir)
 		return nil, err
@@ -136,65 +167,140 @@ func Mount(dir string, docs Documents, o Options) (*View, error) {
 	return v, nil
 }
 
-// serve answers for the mount on dir, whose device it takes over.
-func serve(device *os.File, dir string, docs Documents, o Options) (*View, error) {
-	fs := newFilesystem(docs, o.Log, uint32(os.Getuid()), uint32(os.Getgid()), umask())
-	// Nobody answers yet, but what the kernel knows by itself will do.
-	var root unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &root); err != nil {
-		device.Close()
-		return nil, os.NewSyscallError("statx", err)
+// begin answers for the new mount on dir.
+func begin(device *os.File, dir string, docs Documents, o Options) (*View, error) {
+	dev, err := deviceAt(dir)
+	if err != nil {
+		return nil, err
 	}
-	fs.own = ownMount{dir, deviceOf(&root)}
+	var st *state
+	if o.Keep != nil {
+		if st, err = newState(); err != nil {
+			return nil, err
+		}
+		st.set(wordDevice, dev)
+		if err := o.Keep(device, st.file); err != nil {
+			return nil, fmt.Errorf("the connection to the kernel cannot be kept: %w", err)
+		}
+	}
+	v, err := serve(device, st, dir, dev, docs, o)
+	if err != nil {
+		return nil, err
+	}
+	v.finish(o.Log)
+	return v, nil
+}
+
+// resume goes on with a connection that an earlier server had.
+func resume(dir string, docs Documents, o Options) (*View, error) {
+	device := o.Resume.Device
+	defer device.Close()
+	st, err := openState(o.Resume.Memory)
+	if err != nil {
+		o.Resume.Memory.Close()
+		return nil, err
+	}
+	dev := st.get(wordDevice)
+	v, err := serve(device, st, dir, dev, docs, o)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := mountOf(dir, dev); !ok {
+		v.end() // it was unmounted meanwhile; who uses it still is served
+		return v, nil
+	}
+	v.finish(o.Log)
+	return v, nil
+}
+
+// deviceAt is the st_dev of a mount, of which the kernel asks nobody.
+func deviceAt(dir string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return 0, os.NewSyscallError("statx", err)
+	}
+	return deviceOf(&st), nil
+}
+
+// finish watches the mount. Nothing is asked of one that is kept: a process
+// that is killed while it waits for itself cannot end as long as somebody else
+// keeps the connection.
+func (v *View) finish(log *slog.Logger) {
+	if v.fs.nodes.state == nil {
+		v.poll()
+	}
+	v.mount, _ = mountOf(v.dir, v.dev)
+	if err := v.watchMount(); err != nil {
+		log.Warn("an unmount by somebody else will not be noticed", "error", err)
+	}
+}
+
+// serve answers for a connection. If it is another server's, everything is as
+// that one has left it before the first request is received.
+func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o Options) (*View, error) {
+	fs := newFilesystem(docs, o.Log, uint32(os.Getuid()), uint32(os.Getgid()), umask(), st)
+	resumed := o.Resume != nil && st != nil && st.epoch() > 1
+	fs.own = ownMount{dir, dev}
 	if o.Journal != "" {
-		j, err := openJournal(o.Journal, fs.own, o.Log.Warn)
+		j, left, err := openJournal(o.Journal, resumed, fs.own, o.Log.Warn)
 		if err != nil {
 			o.Log.Warn("temporary files will not be noted", "error", err)
 		}
 		fs.temps.journal = j
+		fs.restoreTemps(left)
 	}
-	// go-fuse owns the descriptor by its number from here on.
+	var raw gofuse.RawFileSystem = limited{fs}
+	var t *tracked
+	if st != nil {
+		t = newTracked(fs, st, o.Poisoned)
+		raw = t
+	}
+	if resumed {
+		if err := fs.restore(); err != nil {
+			return nil, err
+		}
+	}
 	fd, err := unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	device.Close()
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	server, err := gofuse.NewServer(limited{fs}, "/dev/fd/"+strconv.Itoa(fd), serverOptions(o.Log))
+	server, err := negotiate(fd, raw, serverOptions(o.Log), st)
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve the mount on %s: %w", dir, err)
+	}
+	if t != nil {
+		t.resends = kernelResends(server.KernelSettings()) && !o.noResend
+	}
+	if resumed {
+		if err := takeOver(int(device.Fd()), st, t.resends); err != nil {
+			return nil, err
+		}
 	}
 	v := &View{
 		dir:    dir,
 		fs:     fs,
+		dev:    dev,
 		server: server,
 		served: make(chan struct{}),
 		done:   make(chan struct{}),
 	}
 	v.notices.view = v
+	own, err := dupDevice(device)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	v.heralds = newHeralds(own)
 	// Without an offset this is about attributes only.
-	fs.readings.forget = func(node uint64) { server.InodeNotify(node, -1, 0) }
-	fs.dropName = func(parent uint64, name string) { server.EntryNotify(parent, name) }
+	fs.readings.forget = func(node uint64) { v.heralds.inode(node, -1) }
+	fs.dropName = func(parent uint64, name string) { v.heralds.entry(parent, name) }
 	go func() {
 		server.Serve()
+		v.heralds.close()
 		close(v.served)
 		v.end()
 	}()
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return nil, fmt.Errorf("the mount on %s does not answer: %w", dir, err)
-	}
-	v.dev = st.Dev
-	// Files on a FUSE mount can be polled. The runtime polls what this
-	// process opens, also on its own mount, from where it cannot answer.
-	// One such question, from here, and the kernel knows that there is
-	// nothing to ask.
-	if fd, err := unix.Open(filepath.Join(dir, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		unix.Close(fd)
-	}
-	v.mount, _ = topMount(dir)
-	if err := v.watchMount(); err != nil {
-		o.Log.Warn("an unmount by somebody else will not be noticed", "error", err)
+	if resumed {
+		v.dropLost()
 	}
 	return v, nil
 }
@@ -222,6 +328,16 @@ func serverOptions(log *slog.Logger) *gofuse.MountOptions {
 // waits, such as reading ahead. Those on a file system that hangs count too,
 // so it must be more than can hang.
 const maxBackground = 4096
+
+// poll asks the kernel to poll a file of the mount. The runtime polls what this
+// process opens, also on its own mount, from where it cannot answer; after one
+// such question, from here, the kernel knows that there is nothing to ask.
+func (v *View) poll() {
+	if fd, err := unix.Open(filepath.Join(v.dir, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		unix.Close(fd)
+	}
+}
 
 // pollName is a name that go-fuse answers for itself in the root.
 const pollName = ".go-fuse-epoll-hack"

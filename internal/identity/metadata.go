@@ -33,8 +33,7 @@ func readRegular(dir int, name string) ([]byte, unix.Stat_t, error) {
 	if err != nil {
 		return nil, st, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
+	defer unix.Close(fd) // no os.File: that would poll what may be a file of our own view
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, st, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}

@@ -1,0 +1,157 @@
+package fuse
+
+import (
+	"encoding/binary"
+	"math"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A notice to the kernel may have to wait until requests for the same file are
+// answered, and nothing ends that wait, not even the end of the process: who is
+// killed in it stays until his successor has answered. So notices are written by
+// threads that share no descriptors with the others, and have the FUSE
+// connection alone: everything else that the process had is free when it dies,
+// the store and the bus too, and the successor can begin.
+
+// heralds are the threads that write notices. There are as many as notices
+// wait at a time.
+type heralds struct {
+	device int // owned
+
+	mu     sync.Mutex
+	idle   []chan notice
+	closed bool
+}
+
+// notice is a message for the kernel.
+type notice struct {
+	message []byte
+	written chan struct{} // closed when it was
+}
+
+// newHeralds takes over device.
+func newHeralds(device int) *heralds { return &heralds{device: device} }
+
+// maxIdleHeralds is how many threads stay for the next notices.
+const maxIdleHeralds = 2
+
+// write writes a message and returns when the kernel has done what it says.
+// Errors are of no interest: what is to be forgotten may be gone.
+func (h *heralds) write(message []byte) {
+	n := notice{message, make(chan struct{})}
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return
+	}
+	var to chan notice
+	if last := len(h.idle) - 1; last >= 0 {
+		to, h.idle = h.idle[last], h.idle[:last]
+	} else {
+		to = make(chan notice, 1)
+		// A descriptor for this thread: who closes h does not wait for it.
+		device, err := unix.FcntlInt(uintptr(h.device), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			h.mu.Unlock()
+			return
+		}
+		started := make(chan struct{})
+		go h.stand(device, to, started)
+		<-started
+	}
+	h.mu.Unlock()
+	to <- n
+	<-n.written
+}
+
+// stand is a thread. It ends when it is not needed, with its thread.
+func (h *heralds) stand(device int, notices chan notice, started chan struct{}) {
+	runtime.LockOSThread() // and never unlocked: nobody else can use it
+	if unix.Gettid() == unix.Getpid() {
+		// /proc/self is about the first thread: not this one.
+		go h.stand(device, notices, started)
+		<-started
+		runtime.UnlockOSThread()
+		return
+	}
+	apart := unix.Unshare(unix.CLONE_FILES) == nil
+	if apart {
+		unix.CloseRange(0, uint(device-1), 0)
+		unix.CloseRange(uint(device+1), math.MaxUint32, 0)
+	}
+	close(started)
+	for n := range notices {
+		ignoringEINTR(func() error {
+			_, err := unix.Write(device, n.message)
+			return err
+		})
+		h.mu.Lock()
+		more := !h.closed && len(h.idle) < maxIdleHeralds
+		if more {
+			h.idle = append(h.idle, notices)
+		}
+		h.mu.Unlock()
+		close(n.written)
+		if !more {
+			break
+		}
+	}
+	if !apart {
+		unix.Close(device)
+	}
+}
+
+// close lets no more notices begin.
+func (h *heralds) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	h.closed = true
+	for _, to := range h.idle {
+		close(to)
+	}
+	h.idle = nil
+	unix.Close(h.device)
+}
+
+// Notices (linux/fuse.h).
+const (
+	notifyInvalInode = 2
+	notifyInvalEntry = 3
+)
+
+// header is that of a notice of size bytes.
+func noticeHeader(code uint32, size int) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(16+size))
+	b = binary.NativeEndian.AppendUint32(b, code)
+	return append(b, make([]byte, 8)...)
+}
+
+// inode drops what the kernel has of a node: its attributes, and its pages from
+// the offset on unless that is negative.
+func (h *heralds) inode(node uint64, offset int64) {
+	b := noticeHeader(notifyInvalInode, 24)
+	b = binary.NativeEndian.AppendUint64(b, node)
+	b = binary.NativeEndian.AppendUint64(b, uint64(offset))
+	h.write(append(b, make([]byte, 8)...)) // length 0: to the end
+}
+
+// entry drops a name.
+func (h *heralds) entry(parent uint64, name string) {
+	b := noticeHeader(notifyInvalEntry, 16+len(name)+1)
+	b = binary.NativeEndian.AppendUint64(b, parent)
+	b = binary.NativeEndian.AppendUint32(b, uint32(len(name)))
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	h.write(append(append(b, name...), 0))
+}
+
+// dupDevice duplicates the connection.
+func dupDevice(device *os.File) (int, error) {
+	return unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+}
