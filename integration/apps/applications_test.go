@@ -273,6 +273,7 @@ func (d *desktop) await(what, class, title string) string {
 		d.shot("nothing")
 		d.Fatalf("%s: %v", what, err)
 	}
+	(&Dialog{screen: d.screen, window: found}).painted()
 	return found
 }
 

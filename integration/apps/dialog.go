@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"docportal/integration/session"
@@ -68,6 +69,16 @@ func (d *Dialog) settled() error {
 		}
 		return time.Since(since) >= calm, nil
 	})
+}
+
+// painted waits a little until there is something in a window: programs show it
+// first and paint it then. Some have nothing to paint.
+func (d *Dialog) painted() {
+	session.Await(10*calm, func() (bool, error) {
+		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
+		return err == nil && len(now) > 3 && strings.Count(now, now[:3]) < len(now)/3, nil
+	})
+	d.settled()
 }
 
 // Keys presses keys, by their names in X11, which do not end the dialog.
