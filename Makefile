@@ -5,6 +5,10 @@
 #   make check      set up this machine and run every test
 #   make check-long the same, with each long test in full
 #   make check-apps set up this machine and test with real applications, all of them
+#   make check-packages  build the Debian packages and archives, and live with them
+#   make check-cross     unit tests of other architectures in an emulator
+#   make dist       source and program archives in dist, reproducible
+#   make deb        Debian packages in dist
 #   make bench      set up this machine and print the comparisons
 #   make man        the manuals in bin/man, with scdoc
 #   make install    DESTDIR= PREFIX=/usr/local; the manuals too if scdoc is there
@@ -34,8 +38,8 @@ GOFLAGS_BUILD = -trimpath -buildvcs=false
 all: build
 
 build:
-	version=$$(scripts/version) && \
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) \
+	version=$$(scripts/version) && modfile=$$(scripts/modfile) && \
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) $$modfile \
 		-ldflags "-s -w -X main.version=$$version" -o bin/ ./cmd/docportal ./cmd/sbx-run
 
 # Built only where they are missing: "make && sudo make install" needs no Go in
@@ -133,6 +137,20 @@ check-apps:
 	scripts/setup apps
 	scripts/check-apps
 
+check-packages:
+	scripts/setup packages
+	scripts/check-packages
+
+check-cross:
+	scripts/setup packages
+	scripts/check-cross
+
+dist:
+	scripts/dist
+
+deb:
+	scripts/deb dist
+
 bench:
 	scripts/setup bench
 	scripts/staged bench
@@ -143,4 +161,4 @@ fmt:
 clean:
 	rm -rf bin dist
 
-.PHONY: all build install install-flatpak-stand-in uninstall demo check check-long check-apps bench fmt clean
+.PHONY: all build install install-flatpak-stand-in uninstall demo check check-long check-apps check-packages check-cross dist deb bench fmt clean

@@ -529,12 +529,19 @@ func setAttributes(d *descriptor, typ uint32, writes bool, in *gofuse.SetAttrIn)
 	return 0
 }
 
+// setNumber sets a number of struct timespec, which has 32 bits on some
+// machines.
+func setNumber[T int32 | int64](to *T, n uint64) { *to = T(n) }
+
 func timeSpec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 	switch {
 	case valid&now != 0:
 		return unix.Timespec{Nsec: unix.UTIME_NOW}
 	case valid&set != 0:
-		return unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+		var t unix.Timespec
+		setNumber(&t.Sec, sec)
+		setNumber(&t.Nsec, uint64(nsec))
+		return t
 	}
 	return unix.Timespec{Nsec: unix.UTIME_OMIT}
 }

@@ -451,7 +451,7 @@ func (m *model) step() {
 			return outcome{"", unix.Fchmodat(unix.AT_FDCWD, at(dir, p), mode, 0)}
 		})
 	case 18:
-		ts := []unix.Timespec{{Sec: off, Nsec: 5}, {Sec: off * 3, Nsec: 7}}
+		ts := []unix.Timespec{unix.NsecToTimespec(off*1e9 + 5), unix.NsecToTimespec(off*3e9 + 7)}
 		m.both("utimens "+p, func(dir string) outcome {
 			if err := unix.UtimesNanoAt(unix.AT_FDCWD, at(dir, p), ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 				return outcome{"", err}

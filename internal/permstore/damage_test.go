@@ -20,7 +20,7 @@ func many(t testing.TB, s *Store, n int) map[string]Entry {
 	t.Helper()
 	all := map[string]Entry{}
 	for i := range n {
-		id := fmt.Sprintf("%08x", i*0x9e3779b1&0xffffffff)
+		id := fmt.Sprintf("%08x", uint32(i)*0x9e3779b1)
 		e := Entry{Data: nothing, Permissions: map[string][]string{
 			fmt.Sprint("org.example.A", i%5): {"read"}, fmt.Sprint("org.example.B", i%3): {"read", "write"},
 		}}
