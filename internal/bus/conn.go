@@ -53,7 +53,8 @@ type Conn struct {
 	serial atomic.Uint32 // of the last message sent
 	large  chan struct{} // has a place for each answer of a Large method
 
-	backlogs backlogs
+	largeMade atomic.Int64 // bytes of their answers since the last collection
+	backlogs  backlogs
 
 	mu       sync.Mutex
 	ended    bool

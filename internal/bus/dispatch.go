@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -44,6 +45,10 @@ const (
 	// callers, and largeQueued how many bytes may wait to be sent meanwhile.
 	maxLarge    = 2
 	largeQueued = 8 << 20
+	// largeGarbage is how many bytes of such answers may be left over when
+	// another one is made: at its own pace the collector would let as much of
+	// them stand beside it as there is memory in use.
+	largeGarbage = 8 << 20
 )
 
 // incoming handles a method call: it answers what is wrong at once, and
@@ -361,6 +366,10 @@ func (c *Conn) run(call *Call) {
 		case <-call.peer.ctx.Done():
 		}
 		c.out.below(largeQueued)
+		if n := c.largeMade.Load(); n > largeGarbage {
+			c.largeMade.Add(-n)
+			runtime.GC()
+		}
 	}
 	if call.peer.ctx.Err() == nil {
 		results, err := c.handle(call)
@@ -389,6 +398,9 @@ func (c *Conn) answer(call *Call, results []any, err error) {
 	}
 	if err == nil {
 		body, eerr := encodeResults(call.method.Out, results)
+		if call.method.Large {
+			c.largeMade.Add(int64(outgoing{data: body}.size()))
+		}
 		if eerr == nil {
 			eerr = c.reply(&call.header, call.method.Out, body)
 		}
