@@ -55,6 +55,8 @@ type daemon struct {
 	standby    *bus.Standby   // nil if nothing waits for the names
 	timeouts   timeouts
 	log        *slog.Logger
+	trouble    *trouble
+	since      time.Time
 	runtimeDir string
 	conn       *bus.Conn
 	docs       *documents.Service
@@ -72,7 +74,11 @@ type daemon struct {
 }
 
 func newDaemon(a arguments, log *slog.Logger, runtimeDir string, k *keeper.Server) *daemon {
+	seen := newTrouble(log.Handler())
+	log = slog.New(seen)
 	d := &daemon{
+		trouble:    seen,
+		since:      time.Now(),
 		args:       a,
 		keeper:     k,
 		timeouts:   usual,

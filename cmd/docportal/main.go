@@ -39,6 +39,8 @@ type commandLine struct {
 	Check  checkCommand  `cmd:"" help:"Verify every invariant of the store."`
 	Prune  pruneCommand  `cmd:"" help:"Remove documents whose file or directory is gone for good."`
 
+	Status statusCommand `cmd:"" help:"Show how the running instance is: mount, documents, apps, memory, last errors."`
+
 	List   listCommand   `cmd:"" help:"List documents, and which app may do what with them."`
 	Info   infoCommand   `cmd:"" help:"Show what is known of a document."`
 	Apps   appsCommand   `cmd:"" help:"List the apps that have documents."`

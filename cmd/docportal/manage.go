@@ -118,6 +118,7 @@ func (d *daemon) manager() *bus.Interface {
 	return &bus.Interface{
 		Name: dbus.Manager,
 		Methods: []bus.Method{
+			d.statusMethod(),
 			method("Import", "s", func(ctx context.Context, c *bus.Call, s *permstore.Store) (outcome, error) {
 				var dir string
 				c.Scan(&dir)

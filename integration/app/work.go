@@ -39,15 +39,19 @@ type worker struct {
 	dir, prefix string
 	answer      *wire.Answer
 	longest     time.Duration
+	handing     int // requests that the kernel failed in the hands of a dying server
 }
 
 // try does a step; what it says to have failed has failed.
 func (w *worker) try(what string, f func() error) {
 	start := time.Now()
 	err := f()
-	// What is open when the server ends may be stale, and what the kernel was
-	// handing over may have failed: that is not by path.
-	if errors.Is(err, syscall.ESTALE) || errors.Is(err, errData) {
+	// What is open when the server ends may be stale, and the kernel fails what
+	// it was just handing to a thread that is killed.
+	if errors.Is(err, syscall.ESTALE) || errors.Is(err, errData) || errors.Is(err, syscall.EIO) && w.handing < 3 {
+		if errors.Is(err, syscall.EIO) {
+			w.handing++
+		}
 		err = f()
 	}
 	w.longest = max(w.longest, time.Since(start))

@@ -31,6 +31,7 @@ type View interface {
 	Dev() uint64
 	Resolve(ino uint64) (fuse.Location, bool)
 	Invalidate(id string)
+	Open() map[string]int
 	Done() <-chan struct{}
 	Unmount() error
 }

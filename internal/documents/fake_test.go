@@ -22,7 +22,9 @@ func newFakeView() *fakeView { return &fakeView{done: make(chan struct{})} }
 func (v *fakeView) Dev() uint64                          { return 1 << 62 }
 func (v *fakeView) Resolve(uint64) (fuse.Location, bool) { return fuse.Location{}, false }
 func (v *fakeView) Done() <-chan struct{}                { return v.done }
-func (v *fakeView) Unmount() error                       { v.once.Do(func() { close(v.done) }); return nil }
+func (v *fakeView) Open() map[string]int                 { return nil }
+
+func (v *fakeView) Unmount() error { v.once.Do(func() { close(v.done) }); return nil }
 
 func (v *fakeView) Invalidate(id string) {
 	v.mu.Lock()

@@ -7,6 +7,7 @@ package fuse
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -439,6 +440,14 @@ func (v *View) Invalidate(id string) {
 	v.fs.readings.revoke(id)
 	v.dropNames(id)
 	v.notices.add(id)
+}
+
+// Open is how many files and directories each app has open; "" is the host.
+func (v *View) Open() map[string]int {
+	t := &v.fs.handles
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return maps.Clone(t.byApp)
 }
 
 // Done is closed when the mount is gone, by Unmount or by somebody else. What
