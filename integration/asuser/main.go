@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"os/user"
 	"strconv"
 	"strings"
@@ -38,6 +39,9 @@ func run(name string, argv []string) error {
 	if err != nil {
 		return err
 	}
+	// A shell starts its background jobs with these ignored, and tests are
+	// about what they do. What is caught here is as usual after execve(2).
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGQUIT)
 	if os.Getuid() == uid {
 		return syscall.Exec(argv[0], argv, os.Environ())
 	}
