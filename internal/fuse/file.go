@@ -48,7 +48,10 @@ func (fs *filesystem) opened(n *node, fd int, flags uint32, out *gofuse.OpenOut)
 		unix.Close(fd)
 		return errno
 	}
-	if fs.nodes.unchanged(n, st) {
+	switch same := fs.nodes.unchanged(n, st); {
+	case fs.database(n, fd, st):
+		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO
+	case same:
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
 	}
 	out.Fh, errno = fs.register(n, newDescriptor(fd), int(flags), nil)

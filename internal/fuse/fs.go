@@ -347,6 +347,10 @@ func (fs *filesystem) attr(n *node, st *unix.Statx_t, s *docState, a *gofuse.Att
 			mode &^= 0o222
 		}
 	}
+	mtime := st.Mtime.Nsec
+	if d := n.doubted.Load(); d != nil && d.mtime == st.Mtime {
+		mtime ^= d.off
+	}
 	*a = gofuse.Attr{
 		Ino:       n.ino,
 		Size:      st.Size,
@@ -355,7 +359,7 @@ func (fs *filesystem) attr(n *node, st *unix.Statx_t, s *docState, a *gofuse.Att
 		Mtime:     uint64(st.Mtime.Sec),
 		Ctime:     uint64(st.Ctime.Sec),
 		Atimensec: st.Atime.Nsec,
-		Mtimensec: st.Mtime.Nsec,
+		Mtimensec: mtime,
 		Ctimensec: st.Ctime.Nsec,
 		Mode:      mode,
 		Nlink:     st.Nlink,

@@ -591,8 +591,8 @@ func (l limited) CopyFileRange(cancel <-chan struct{}, input *gofuse.CopyFileRan
 }
 
 func (l limited) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) gofuse.Status {
-	in := *input
-	return do(l.filesystem, cancel, l.handleNode(in.Fh), &nothing{}, func(*nothing) gofuse.Status {
+	in, n := *input, l.handleNode(input.Fh)
+	return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
 		return l.filesystem.Flush(cancel, &in)
 	}, nil)
 }
@@ -626,10 +626,17 @@ func (l limited) GetLk(cancel <-chan struct{}, input *gofuse.LkIn, out *gofuse.L
 }
 
 func (l limited) SetLk(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status {
-	in := *input
-	return do(l.filesystem, cancel, l.handleNode(in.Fh), &nothing{}, func(*nothing) gofuse.Status {
-		return l.filesystem.SetLk(cancel, &in)
-	}, nil)
+	in, n := *input, l.handleNode(input.Fh)
+	return l.locked(n, &in, func() gofuse.Status {
+		return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
+			return l.filesystem.SetLk(cancel, &in)
+		}, nil)
+	})
+}
+
+func (l limited) SetLkw(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status {
+	in, n := *input, l.handleNode(input.Fh)
+	return l.locked(n, &in, func() gofuse.Status { return l.filesystem.SetLkw(cancel, &in) })
 }
 
 // Closing may wait as well, and nobody waits for it.

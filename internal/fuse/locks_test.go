@@ -333,3 +333,35 @@ func threads(t *testing.T) int {
 	fmt.Sscan(rest, &n)
 	return n
 }
+
+// TestWhoHasALockSeesWhatOthersWrote: also where the kernel, which goes by the
+// time of the last change, believes that its pages are right.
+func TestWhoHasALockSeesWhatOthersWrote(t *testing.T) {
+	r := newRig(t)
+	host := r.fileDoc("f1", "0000")
+	f, err := os.OpenFile(r.in(testApp, "f1", "file.txt"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	info, err := os.Stat(host)
+	must(t, err)
+	read := func() string {
+		b := make([]byte, 4)
+		f.ReadAt(b, 0)
+		return string(b)
+	}
+	for i, kind := range []string{"posix", "ofd", "flock", "posix-wait", "ofd-wait", "flock-wait"} {
+		read()
+		want := fmt.Sprintf("%04d", i+1)
+		h, err := os.OpenFile(host, os.O_WRONLY, 0)
+		must(t, err)
+		_, err = h.WriteString(want)
+		must(t, err)
+		h.Close()
+		must(t, os.Chtimes(host, info.ModTime(), info.ModTime()))
+		must(t, lockFile(f, kind, "r", 0, 4))
+		if got := read(); got != want {
+			t.Errorf("with a lock (%s): %s, want %s", kind, got, want)
+		}
+		must(t, lockFile(f, strings.TrimSuffix(kind, "-wait"), "u", 0, 4))
+	}
+}

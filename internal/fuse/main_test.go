@@ -271,7 +271,7 @@ func (r *rig) mount() {
 		v.Unmount()
 		select {
 		case <-v.served:
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			r.Error("something still uses the mount")
 		}
 	})

@@ -40,6 +40,8 @@ type node struct {
 	key  identity    // zero above the document's directory
 	kept atomic.Bool // the kernel may come here without asking for the name
 
+	doubted atomic.Pointer[doubted]
+
 	// The table's mutex guards the rest.
 	parent   *node // nil for root, and for a file that never had a name
 	name     string
@@ -238,7 +240,7 @@ func (t *table) find(v *docView, key identity) *node {
 	return t.byKey[nodeKey{v, key}]
 }
 
-// place changes the place of n.
+// setPlace changes the place of n.
 func (t *table) setPlace(n *node, parent *node, name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,13 +1,18 @@
 package fuse
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // sandboxed is a shell script in a sandbox that has the app's view as /doc, as
@@ -34,12 +39,69 @@ func (r *rig) run(app, script string) {
 	}
 }
 
-// TestSQLite has four writers on one database: two in one sandbox, one in
-// another and one on the host.
+// bank is a database of accounts whose sum is 0 after every transaction, and of
+// what transactions there were.
+const bank = `CREATE TABLE account(id INTEGER PRIMARY KEY, v INTEGER, pad TEXT);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<200) INSERT INTO account SELECT i, 0, hex(randomblob(150)) FROM n;
+CREATE TABLE log(n INTEGER PRIMARY KEY AUTOINCREMENT, w TEXT, i INTEGER, UNIQUE(w, i));`
+
+// client is a program that works on the database: it obeys SQL on its input.
+type client struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+// sqlite starts SQLite's command line on the host or in an app's sandbox.
+func (r *rig) sqlite(app, db, pragma string) *client {
+	r.Helper()
+	// Its input may come in before it has read the last.
+	c := &client{cmd: r.sandboxed(app, "exec sqlite3 -bail "+db+" 2>&1")}
+	var err error
+	c.in, err = c.cmd.StdinPipe()
+	must(r, err)
+	out, err := c.cmd.StdoutPipe()
+	must(r, err)
+	c.out = bufio.NewScanner(out)
+	must(r, c.cmd.Start())
+	r.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() })
+	io.WriteString(c.in, ".timeout 100000\nPRAGMA synchronous=OFF;\n"+pragma+"\n")
+	c.out.Scan() // what the pragma says
+	return c
+}
+
+// do makes one transaction, and returns what the program says of it.
+func (c *client) do(sql, done string) string {
+	io.WriteString(c.in, sql+"\nSELECT '"+done+"';\n")
+	if !c.out.Scan() {
+		return "ended"
+	}
+	return c.out.Text()
+}
+
+// end ends the program.
+func (c *client) end() {
+	c.in.Close()
+	c.cmd.Wait()
+}
+
+// transfer is the i-th transaction of w.
+func transfer(rnd *rand.Rand, w string, i int) string {
+	from, to := 1+rnd.IntN(200), 1+rnd.IntN(200)
+	return fmt.Sprintf("BEGIN IMMEDIATE; UPDATE account SET v=v-1 WHERE id=%d; UPDATE account SET v=v+1 WHERE id=%d; INSERT INTO log(w, i) VALUES('%s', %d); COMMIT;", from, to, w, i)
+}
+
+// TestSQLite has four writers on one database, two in one sandbox, one in
+// another and one on the host, beside readers in all three places. With a
+// write-ahead log they are all in one view.
 func TestSQLite(t *testing.T) {
-	for _, mode := range []string{"wal", "delete"} {
+	for _, mode := range []string{"wal", "wal that only grows", "delete"} {
 		t.Run(mode, func(t *testing.T) {
-			total := 800
+			total, pragma := 400, "PRAGMA wal_autocheckpoint=50;"
+			mode, grows := strings.CutSuffix(mode, " that only grows")
+			if grows { // beyond what one piece of its index has room for
+				total, pragma = 1000, "PRAGMA wal_autocheckpoint=0;"
+			}
 			if long() {
 				total = 10_000
 			}
@@ -47,35 +109,183 @@ func TestSQLite(t *testing.T) {
 			r := newRig(t)
 			tree := r.dirDoc("d1")
 			r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
-			db := filepath.Join(tree, "db")
-			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+"; CREATE TABLE t(w, i, PRIMARY KEY(w, i));'")
-			writer := func(path, name string) string {
-				return fmt.Sprintf(`i=0; { echo '.timeout 120000'; echo 'PRAGMA synchronous=OFF;'; while [ $i -lt %d ]; do
-					echo "BEGIN IMMEDIATE; INSERT INTO t VALUES('%s', $i); COMMIT;"; i=$((i+1)); done; } | sqlite3 -bail %s`, each, name, path)
+			db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
+			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+";"+bank+"'")
+			var wg sync.WaitGroup
+			var writing atomic.Int32
+			type place struct{ app, db string }
+			writers := []place{{testApp, seen}, {testApp, seen}, {otherApp, seen}, {"", db}}
+			readers := []place{{testApp, seen}, {otherApp, seen}, {"", db}}
+			if mode == "wal" {
+				writers = []place{{testApp, seen}, {testApp, seen}, {testApp, seen}, {"", r.in(testApp, "d1", "tree", "db")}}
+				readers = writers[2:]
 			}
-			seen := "$DOC/d1/tree/db"
-			cmds := []*exec.Cmd{
-				r.sandboxed(testApp, "("+writer(seen, "a")+") & ("+writer(seen, "b")+"); wait $!"),
-				r.sandboxed(otherApp, writer(seen, "c")),
-				r.sandboxed("", writer(db, "d")),
+			for i, w := range writers {
+				writing.Add(1)
+				c := r.sqlite(w.app, w.db, pragma)
+				name := string(rune('a' + i))
+				wg.Go(func() {
+					defer c.end()
+					defer writing.Add(-1)
+					rnd := rand.New(rand.NewPCG(uint64(i), 1))
+					for i := range each {
+						if got, want := c.do(transfer(rnd, name, i), fmt.Sprint(i)), fmt.Sprint(i); got != want {
+							t.Errorf("writer %s, transaction %d: %s", name, i, got)
+							return
+						}
+					}
+				})
 			}
-			var outs []*bytes.Buffer
-			for _, c := range cmds {
-				out := new(bytes.Buffer)
-				c.Stdout, c.Stderr = out, out
-				outs = append(outs, out)
-				must(t, c.Start())
-				t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+			for _, w := range readers {
+				c := r.sqlite(w.app, w.db, pragma)
+				wg.Go(func() {
+					defer c.end()
+					for i := 0; writing.Load() > 0; i++ {
+						got := c.do("SELECT sum(v), (SELECT count(*)-max(n) FROM log) FROM account;", "end")
+						if c.out.Scan(); i > 0 && got != "0|0" && got != "0|" {
+							t.Errorf("a reader in %q sees %s", w.app, got)
+							return
+						}
+						if i%30 == 29 && !grows {
+							c.do("PRAGMA wal_checkpoint("+[]string{"RESTART", "TRUNCATE"}[i%60/30]+");", "end")
+							c.out.Scan()
+						}
+					}
+				})
 			}
-			for i, c := range cmds {
-				if err := c.Wait(); err != nil {
-					t.Errorf("writer %d: %v\n%s", i, err, outs[i])
+			wg.Wait()
+			// How often the next transaction was somebody else's says whether
+			// they worked at the same time.
+			out, err := exec.Command("sqlite3", db, `PRAGMA integrity_check; SELECT sum(v) FROM account; SELECT count(*) FROM log;
+				SELECT count(*) FROM log a, log b WHERE b.n=a.n+1 AND a.w<>b.w;`).CombinedOutput()
+			var turns int
+			var rest string
+			if n, _ := fmt.Sscanf(string(out), fmt.Sprintf("ok\n0\n%d\n%%d%%s", total), &turns, &rest); n != 1 || err != nil {
+				t.Errorf("%s %v", out, err)
+			}
+			t.Log(turns, "turns")
+			if want := map[string]int{"wal": total / 50, "delete": 4}[mode]; turns < want {
+				t.Errorf("only %d turns: they wait for each other to end", turns)
+			}
+		})
+	}
+}
+
+// TestALogIsUsedByOneViewAtATime: whoever else comes is told so, by SQLite, and
+// nothing is lost.
+func TestALogIsUsedByOneViewAtATime(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
+	db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
+	r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode=wal;"+bank+"'")
+	places := []struct{ app, db string }{{testApp, seen}, {otherApp, seen}, {"", db}}
+	n := 0
+	write := func(app, db string) (string, error) {
+		n++
+		out, err := r.sandboxed(app, fmt.Sprintf(`sqlite3 -bail -cmd '.timeout 100' %s "INSERT INTO log(w, i) VALUES('x', %d);" 2>&1`, db, n)).CombinedOutput()
+		return string(out), err
+	}
+	done := 0
+	firsts := places[:1] // SQLite takes ten seconds to give up
+	if long() {
+		firsts = places
+	}
+	for _, first := range firsts {
+		c := r.sqlite(first.app, first.db, "PRAGMA wal_autocheckpoint=0;")
+		if got := c.do(transfer(rand.New(rand.NewPCG(1, 1)), first.app, done), "done"); got != "done" {
+			t.Fatal(got)
+		}
+		done++
+		for _, w := range places {
+			out, err := write(w.app, w.db)
+			switch {
+			case w.app == first.app && err != nil:
+				t.Errorf("another in %q: %s %v", w.app, out, err)
+			case w.app == first.app:
+				done++
+			case err == nil, !strings.Contains(out, "lock"):
+				t.Errorf("in %q while it is used in %q: %s %v", w.app, first.app, out, err)
+			}
+		}
+		c.in.Close()
+		must(t, c.cmd.Wait())
+		for _, w := range places {
+			if out, err := write(w.app, w.db); err != nil {
+				t.Errorf("in %q after it was used in %q: %s %v", w.app, first.app, out, err)
+			}
+			done++
+		}
+	}
+	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM log;").CombinedOutput()
+	if want := fmt.Sprintf("ok\n%d\n", done); string(out) != want || err != nil {
+		t.Errorf("%s %v, want %s", out, err, want)
+	}
+}
+
+// TestSQLiteKeepsWhatItAcknowledged kills the programs that write, in all
+// places, and wants what they were told to be done.
+func TestSQLiteKeepsWhatItAcknowledged(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			during, kills := 2*time.Second, 0
+			if long() {
+				during = 100 * time.Second
+			}
+			r := newRig(t)
+			tree := r.dirDoc("d1")
+			r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
+			db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
+			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+";"+bank+"'")
+			end := time.Now().Add(during)
+			var mu sync.Mutex
+			var done []string
+			var wg sync.WaitGroup
+			for i, w := range []struct{ app, db string }{{testApp, seen}, {testApp, seen}, {otherApp, seen}, {"", db}} {
+				wg.Go(func() {
+					rnd := rand.New(rand.NewPCG(uint64(i), 2))
+					for life := 0; time.Now().Before(end); life++ {
+						name := fmt.Sprintf("%c%d", 'a'+i, life)
+						c := r.sqlite(w.app, w.db, "PRAGMA wal_autocheckpoint=50;")
+						dies := time.AfterFunc(time.Duration(50+rnd.IntN(400))*time.Millisecond, func() { c.cmd.Process.Kill() })
+						for i := 0; ; i++ {
+							got := c.do(transfer(rnd, name, i), fmt.Sprint(i))
+							if got == "ended" {
+								break
+							}
+							if got != fmt.Sprint(i) {
+								t.Errorf("%s: %s", name, got)
+								break
+							}
+							mu.Lock()
+							done = append(done, fmt.Sprintf("%s|%d", name, i))
+							mu.Unlock()
+						}
+						dies.Stop()
+						c.cmd.Process.Kill()
+						c.cmd.Wait()
+						mu.Lock()
+						kills++
+						mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT sum(v) FROM account; SELECT w, i FROM log;").CombinedOutput()
+			lines := strings.Split(string(out), "\n")
+			if err != nil || len(lines) < 2 || lines[0] != "ok" || lines[1] != "0" {
+				t.Fatalf("%.300s %v", out, err)
+			}
+			there := make(map[string]bool)
+			for _, l := range lines[2:] {
+				there[l] = true
+			}
+			for _, d := range done {
+				if !there[d] {
+					t.Errorf("%s is lost", d)
 				}
 			}
-			out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM t;").CombinedOutput()
-			if want := fmt.Sprintf("ok\n%d\n", each*4); err != nil || string(out) != want {
-				t.Errorf("%q %v, want %q", out, err, want)
-			}
+			t.Log(len(done), "transactions,", kills, "kills")
 		})
 	}
 }

@@ -40,7 +40,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"statfs, fsync of files and directories":                "CookiesAndSpaceAreThoseBelow Programs",
 		"links are text, never followed":                        "LinksAreTextOnly Attackers",
 		"renames and links between documents are EXDEV":         "TwoDocumentsAreTwoDevices ARenameOutOfADocumentIsEXDEV",
-		"SQLite, git, tar, rsync, cp, dd, vim, GTK, lock files": "SQLite Programs AHostThatRemovesClones",
+		"SQLite, git, tar, rsync, cp, dd, vim, GTK, lock files": "SQLite ALogIsUsedByOneViewAtATime SQLiteKeepsWhatItAcknowledged Programs AHostThatRemovesClones",
 		// Rules that hold everywhere.
 		"every open is beneath a verified directory":              "OldOpensLeadNowhereElse WithoutOpenat2 Attackers LinksOnTheWayToADocumentAreFollowed",
 		". and .. never resolve":                                  "OldOpensLeadNowhereElse FuzzRequests",
@@ -48,7 +48,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"setuid, setgid and sticky bits":                          "DangerousBitsAreHiddenAndStripped FuzzRequests",
 		"a permission change holds at once, caches and maps too":  "Revocation RevocationFromAProgramThatGoesOn ../documents:FirstWholePath",
 		"a deleted document":                                      "Revocation RevocationFromAProgramThatGoesOn",
-		"locks exclude: a sandbox, two, the host":                 "LocksExclude GetLockSaysWhoIsInTheWay SQLite",
+		"locks exclude: a sandbox, two, the host":                 "LocksExclude GetLockSaysWhoIsInTheWay WhoHasALockSeesWhatOthersWrote SQLite",
 		"waits end on an interrupt":                               "WaitingForALockIsInterrupted",
 		"waiters hold no thread, at most 1024 of an app":          "ACrowdOfWaitersIsNoHarm",
 		"closing one descriptor releases a process's POSIX locks": "ClosingOneDescriptorReleasesAProcesssPOSIXLocks",
