@@ -133,11 +133,16 @@ func (s *Screen) Shot(file string) error {
 
 // Windows lists the visible windows of a class, the oldest first.
 func (s *Screen) Windows(class string) []string {
-	out, err := s.Xdotool("search", "--onlyvisible", "--class", class)
-	if err != nil { // xdotool's way to say that there is none
-		return nil
+	for {
+		out, err := s.Xdotool("search", "--onlyvisible", "--class", class)
+		switch {
+		case err == nil:
+			return strings.Fields(out)
+		case strings.Contains(err.Error(), "X Error"): // a window went while it looked
+		default: // its way to say that there is none
+			return nil
+		}
 	}
-	return strings.Fields(out)
 }
 
 // Drag drags from the middle of one window to a place on the display with the

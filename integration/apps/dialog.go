@@ -135,13 +135,20 @@ const browserClass = "firefox"
 // focusBrowser gives the keys back to the browser, as a window manager does
 // when a dialog goes.
 func (s *Screen) focusBrowser() error {
-	for _, w := range s.Windows(browserClass) {
-		if width, height := s.size(w); width > 300 && height > 200 {
-			_, err := s.Xdotool("windowfocus", "--sync", w)
-			return err
+	err := session.Await(dialogLimit, func() (bool, error) {
+		// xdotool finds nothing when some window goes while it looks.
+		for _, w := range s.Windows(browserClass) {
+			if width, height := s.size(w); width > 300 && height > 200 {
+				_, err := s.Xdotool("windowfocus", "--sync", w)
+				return err == nil, nil
+			}
 		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the browser has no window: %w", err)
 	}
-	return errors.New("the browser has no window")
+	return nil
 }
 
 // Accept presses Enter, which ends the dialog, and gives the keys back to the
