@@ -59,9 +59,11 @@ func (h *heralds) write(message []byte) {
 			h.mu.Unlock()
 			return
 		}
-		started := make(chan struct{})
+		started := make(chan bool, 1)
 		go h.stand(device, to, started)
-		<-started
+		if apart := <-started; apart {
+			unix.Close(device) // it has its own
+		}
 	}
 	h.mu.Unlock()
 	to <- n
@@ -69,12 +71,14 @@ func (h *heralds) write(message []byte) {
 }
 
 // stand is a thread. It ends when it is not needed, with its thread.
-func (h *heralds) stand(device int, notices chan notice, started chan struct{}) {
+// started is told whether it has a table of descriptors of its own.
+func (h *heralds) stand(device int, notices chan notice, started chan bool) {
 	runtime.LockOSThread() // and never unlocked: nobody else can use it
 	if unix.Gettid() == unix.Getpid() {
 		// /proc/self is about the first thread: not this one.
-		go h.stand(device, notices, started)
-		<-started
+		another := make(chan bool, 1)
+		go h.stand(device, notices, another)
+		started <- <-another
 		runtime.UnlockOSThread()
 		return
 	}
@@ -83,7 +87,7 @@ func (h *heralds) stand(device int, notices chan notice, started chan struct{}) 
 		unix.CloseRange(0, uint(device-1), 0)
 		unix.CloseRange(uint(device+1), math.MaxUint32, 0)
 	}
-	close(started)
+	started <- apart
 	for n := range notices {
 		ignoringEINTR(func() error {
 			_, err := unix.Write(device, n.message)

@@ -30,7 +30,16 @@ type survivor struct {
 	*testing.T
 	settings survivorSettings
 	cmd      *exec.Cmd
-	log      bytes.Buffer
+	log      bytes.Buffer // to be read after the end
+	once     sync.Once
+}
+
+// end ends it.
+func (s *survivor) end() {
+	s.once.Do(func() {
+		s.cmd.Process.Signal(syscall.SIGTERM)
+		s.cmd.Wait()
+	})
 }
 
 type survivorSettings struct {
@@ -116,8 +125,7 @@ func newSurvivor(t *testing.T, settings survivorSettings) *survivor {
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, s.cmd.Start())
 	t.Cleanup(func() {
-		s.cmd.Process.Signal(syscall.SIGTERM)
-		s.cmd.Wait()
+		s.end()
 		if t.Failed() {
 			t.Logf("the server said:\n%s", s.log.String())
 		}
@@ -157,10 +165,11 @@ func (s *survivor) kill() {
 	}
 }
 
-// kills kills the server every 100 ms while work goes on, and reports how often.
-func (s *survivor) kills(work func() error, workers int) {
+// kills kills the server again and again, every 100 ms if distance is that, while
+// work goes on.
+func (s *survivor) kills(work func() error, workers int, distance time.Duration) {
 	s.Helper()
-	kills := 30
+	kills := int(3 * time.Second / distance)
 	if os.Getenv("DOCPORTAL_LONG") != "" {
 		kills = 200
 	}
@@ -181,7 +190,7 @@ func (s *survivor) kills(work func() error, workers int) {
 		})
 	}
 	for range kills {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(distance)
 		s.kill()
 	}
 	stop.Store(true)
@@ -198,9 +207,13 @@ func (s *survivor) kills(work func() error, workers int) {
 	}
 }
 
+// slow is how long a step may take: a second, and some more for a race detector
+// that shares the processors with other tests.
+const slow = 3 * time.Second
+
 // within fails an operation that takes long.
 func within(what string, start time.Time, err error) error {
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > slow {
 		return fmt.Errorf("%s took %v (%v)", what, took, err)
 	}
 	if err != nil {
@@ -311,7 +324,7 @@ func TestPathsOutliveTheServer(t *testing.T) {
 			func() error { return unix.Unlink(at("fifo")) },
 			func() error { return unix.Rmdir(dir) },
 		)
-	}, 4)
+	}, 4, 100*time.Millisecond)
 	if left := names(t, tree); len(left) != 0 {
 		t.Errorf("left in the tree: %q", left)
 	}
@@ -361,7 +374,7 @@ func TestPathsOutliveTheServerOnOlderKernels(t *testing.T) {
 			},
 			func() error { return os.Chmod(at("a/b/c/file"), 0o600) },
 		)
-	}, 4)
+	}, 4, 300*time.Millisecond)
 }
 
 // TestDescriptorsOutliveTheServer: what was opened before a kill is read,
@@ -461,7 +474,7 @@ func TestDescriptorsOutliveTheServer(t *testing.T) {
 				return err
 			},
 		)
-	}, 1)
+	}, 1, 100*time.Millisecond)
 	wantContent(t, filepath.Join(tree, "log"), wrote.String())
 }
 
@@ -558,6 +571,7 @@ func TestAServerThatWaitsForItselfEnds(t *testing.T) {
 		// What is asked for while the dead one is still there fails.
 		eventually(t, "the file is there", func() bool { return hasContent(s.in("f1", "file.txt"), "text") == nil })
 	}
+	s.end()
 	if !strings.Contains(s.log.String(), "cannot end") {
 		t.Error("it never did; this shows nothing")
 	}
