@@ -128,6 +128,14 @@ func startOn(t testing.TB, shown camera, display, authority, wayland string) *de
 			t.Errorf("after the session: %v", err)
 		}
 	})
+	// As in a session in which something was opened before. A start waits two
+	// seconds for the document portal, and a machine that does other things may
+	// need longer to start that.
+	conn, err := d.Connect()
+	d.must(err)
+	defer conn.Close()
+	d.must(conn.Object("org.freedesktop.portal.Documents", "/org/freedesktop/portal/documents").
+		Call("org.freedesktop.portal.Documents.GetMountPoint", 0).Err)
 	return d
 }
 
