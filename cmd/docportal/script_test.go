@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -34,6 +35,13 @@ func TestScripts(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			s := newSession(t)
+			// The instance that the bus has started is nobody's child here.
+			t.Cleanup(func() {
+				if pid := s.pid(s.conn, documents.Name); pid != 0 {
+					syscall.Kill(pid, syscall.SIGTERM)
+				}
+				s.awaitUnmounted()
+			})
 			program, err := os.Executable()
 			if err != nil {
 				t.Fatal(err)
