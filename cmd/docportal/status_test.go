@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"docportal/internal/permstore"
 )
 
 // TestStatus: a running instance says how it is; none is started for the
@@ -20,10 +23,10 @@ func TestStatus(t *testing.T) {
 		t.Errorf("nobody runs: %d, %s", code, errs.String())
 	}
 	p := s.start(s.bus)
+	s.owner(s.conn, permstore.Name, 0) // or the bus starts another
 	f := filepath.Join(s.dir, "f")
 	os.WriteFile(f, []byte("text"), 0o600)
 	doc := s.mustMount(s.conn)
-	s.owner(s.conn, "org.freedesktop.impl.portal.PermissionStore", 0)
 	open, err := os.Open(filepath.Join(doc, s.add(s.conn, f), "f"))
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +40,9 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Keeper != p.cmd.Process.Pid || got.PID != serverOf(got.Keeper) || !got.Mounted || got.Mount != doc ||
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", got.PID))
+	parent := string(text)
+	if got.Keeper != p.cmd.Process.Pid || !strings.Contains(parent, fmt.Sprintf("PPid:\t%d\n", got.Keeper)) || !got.Mounted || got.Mount != doc ||
 		got.Documents != 1 || got.Handles != 1 || got.Apps[""] != 1 || got.Descriptors < 5 || got.Memory == 0 || got.KeeperMemory == 0 {
 		t.Errorf("%+v", got)
 	}
