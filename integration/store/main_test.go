@@ -130,7 +130,12 @@ func (h *home) start(name, program string, args ...string) *process {
 		close(p.done)
 	}()
 	h.t.Cleanup(func() {
-		p.stop(syscall.SIGTERM)
+		if program == docportal() {
+			p.stop(syscall.SIGTERM)
+		} else { // how it ends is its own business
+			p.stop(syscall.SIGKILL)
+			exec.Command("fusermount3", "-u", "-z", "-q", filepath.Join(h.dir, "run/doc")).Run()
+		}
 		if h.t.Failed() {
 			h.t.Logf("%s %v:\n%s", filepath.Base(program), args, &p.log)
 		}

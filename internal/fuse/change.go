@@ -16,7 +16,7 @@ import (
 const (
 	changeUnique = 0  // of the request; 0 if the record is free
 	changeBegun  = 8  // ns since 1970
-	changeSize0  = 16 // of the file, before data was appended
+	changeSize0  = 16 // of the file, before data was appended; before an exchange, the first one's inode number
 	changeOpcode = 32 // uint32
 	changeState  = 36 // uint32
 	changeResult = 40 // uint32: how much was written
@@ -109,6 +109,16 @@ func (t *changeTable) take(h *gofuse.InHeader) *change {
 		return nil
 	}
 	return c
+}
+
+// noted is take for who asks before: what was noted stays.
+func (t *changeTable) noted(h *gofuse.InHeader) *change {
+	if h.Unique&resentBit == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.earlier[h.Unique&^resentBit]
 }
 
 // begin notes a change that is about to be made. It returns 0 if there are too

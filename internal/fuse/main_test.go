@@ -122,7 +122,9 @@ func asUser() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := exec.Command("/proc/self/exe", slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool {
+		return strings.HasPrefix(a, "-test.testlogfile=") // the go command wants it from root
+	})...)
 	cmd.Dir = tmp
 	source, _ := os.Getwd()
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, sourceVariable+"="+source)

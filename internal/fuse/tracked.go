@@ -54,13 +54,18 @@ func (t *tracked) begin(h *gofuse.InHeader) gofuse.Status {
 // others: it is given what the change comes to if it is made now, or OK if it
 // was made, and says what to answer and whether that is an answer at all.
 func (t *tracked) once(h *gofuse.InHeader, run func() gofuse.Status, again func(c *change, now gofuse.Status) (gofuse.Status, bool)) gofuse.Status {
+	return t.onceFrom(h, 0, run, again)
+}
+
+// onceFrom is once; before is noted with the change.
+func (t *tracked) onceFrom(h *gofuse.InHeader, before uint64, run func() gofuse.Status, again func(c *change, now gofuse.Status) (gofuse.Status, bool)) gofuse.Status {
 	if code := t.begin(h); code != gofuse.OK {
 		return code
 	}
 	c := t.state.changes.take(h)
 	switch {
 	case c == nil:
-		at := t.state.changes.begin(h, 0)
+		at := t.state.changes.begin(h, before)
 		code := run()
 		t.state.changes.end(at, code, 0)
 		return code
@@ -196,8 +201,16 @@ func (t *tracked) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string)
 }
 
 func (t *tracked) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
-	return t.once(&in.InHeader, func() gofuse.Status {
-		if in.Flags == unix.RENAME_EXCHANGE && t.exchanged(in, oldName, newName) {
+	var c *change
+	var before uint64
+	if in.Flags == unix.RENAME_EXCHANGE {
+		c = t.state.changes.noted(&in.InHeader)
+		if c == nil {
+			before = t.inodeAt(in.NodeId, oldName)
+		}
+	}
+	return t.onceFrom(&in.InHeader, before, func() gofuse.Status {
+		if t.exchanged(c, in, oldName, newName) {
 			return gofuse.OK
 		}
 		return t.limited.Rename(cancel, in, oldName, newName)
@@ -221,33 +234,52 @@ func (t *tracked) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, n
 	})
 }
 
+// inodeAt is the inode number of what is at name in the directory of a directory
+// document, 0 if that cannot be said.
+func (t *tracked) inodeAt(id uint64, name string) uint64 {
+	_, _, dir, errno := t.target(id, nil, name)
+	if errno != 0 || dir == nil {
+		return 0
+	}
+	defer dir.put()
+	return inodeIn(dir.fd, name)
+}
+
+func inodeIn(dir int, name string) uint64 {
+	d, _, key, errno := openPath(dir, name)
+	if errno != 0 {
+		return 0
+	}
+	d.put()
+	return key.ino
+}
+
 // exchanged reports whether two names were exchanged by an earlier server that
-// did not come to note it: what the kernel knows by the one is at the other.
-func (t *tracked) exchanged(in *gofuse.RenameIn, oldName, newName string) bool {
-	if in.Unique&resentBit == 0 {
+// did not come to note it: what was at the one when c was begun is at the other.
+// Links to one and the same file may well be exchanged twice.
+func (t *tracked) exchanged(c *change, in *gofuse.RenameIn, oldName, newName string) bool {
+	if c == nil || c.size == 0 {
 		return false
 	}
-	from, _, dir, errno := t.target(in.NodeId, &in.InHeader, oldName)
+	from, _, dir, errno := t.target(in.NodeId, nil, oldName)
 	if errno != 0 || dir == nil {
 		return false
 	}
 	defer dir.put()
-	to, _, newDir, errno := t.target(in.Newdir, &in.InHeader, newName)
+	to, _, newDir, errno := t.target(in.Newdir, nil, newName)
 	if errno != 0 || newDir == nil {
 		return false
 	}
 	defer newDir.put()
-	a, b := t.nodeAt(from.view, newDir.fd, newName), t.nodeAt(to.view, dir.fd, oldName)
-	if a == nil || b == nil {
+	if inodeIn(newDir.fd, newName) != c.size || inodeIn(dir.fd, oldName) == c.size {
 		return false
 	}
-	p, name := t.nodes.place(a)
-	q, other := t.nodes.place(b)
-	if p != from || name != oldName || q != to || other != newName {
-		return false
+	if n := t.nodeAt(from.view, newDir.fd, newName); n != nil {
+		t.nodes.setPlace(n, to, newName)
 	}
-	t.nodes.setPlace(a, to, newName)
-	t.nodes.setPlace(b, from, oldName)
+	if n := t.nodeAt(to.view, dir.fd, oldName); n != nil {
+		t.nodes.setPlace(n, from, oldName)
+	}
 	return true
 }
 

@@ -153,7 +153,7 @@ func (fs *filesystem) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name st
 
 // Rmdir removes an empty directory.
 func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
-	_, _, dir, errno := fs.target(h.NodeId, h, name)
+	n, _, dir, errno := fs.target(h.NodeId, h, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -161,7 +161,12 @@ func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name str
 		return status(syscall.ENOTDIR)
 	}
 	defer dir.put()
-	return status(errnoOf(unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR)))
+	removed := fs.nodeAt(n.view, dir.fd, name)
+	if err := unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR); err != nil {
+		return status(errnoOf(err))
+	}
+	removed.nameless()
+	return gofuse.OK
 }
 
 // Rename moves a name within a document.
@@ -195,7 +200,7 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	}
 	moved := fs.nodeAt(from.view, dir.fd, oldName)
 	var other *node
-	if in.Flags == unix.RENAME_EXCHANGE {
+	if in.Flags == unix.RENAME_EXCHANGE || moved != nil && moved.key.typ == unix.S_IFDIR {
 		other = fs.nodeAt(from.view, newDir.fd, newName)
 	}
 	if errno := renameAt(dir.fd, oldName, newDir.fd, newName, in.Flags); errno != 0 {
@@ -204,7 +209,9 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if moved != nil {
 		fs.nodes.setPlace(moved, to, newName)
 	}
-	if other != nil {
+	if in.Flags != unix.RENAME_EXCHANGE {
+		other.nameless() // if there was a directory
+	} else if other != nil {
 		fs.nodes.setPlace(other, from, oldName)
 	}
 	return gofuse.OK

@@ -207,6 +207,14 @@ func (fs *filesystem) unname(n *node) {
 	}
 }
 
+// nameless notes that the directory n, which may be nil, was removed by way of the
+// kernel: it has forgotten the name, and who comes to n has it open.
+func (n *node) nameless() {
+	if n != nil {
+		n.kept.Store(false)
+	}
+}
+
 // knows reports whether the kernel may know the name in the directory n.
 func (t *table) knows(n *node, name string) bool {
 	t.mu.Lock()

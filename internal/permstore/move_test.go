@@ -180,22 +180,23 @@ func files(t testing.TB, dir string) map[string]string {
 // not come back. An import that was broken off is begun again.
 func TestTheFirstStartImportsOnce(t *testing.T) {
 	dir, from := t.TempDir(), t.TempDir()
+	const n = 1000
 	entries := make(map[string]gvdb.Entry)
-	for i := range 3 * importGroup {
+	for i := range n {
 		entries[fmt.Sprint(i)] = gvdb.Entry{Data: bytesOf(1)}
 	}
-	tables(t, from, map[string]map[string]gvdb.Entry{"t": entries})
+	tables(t, from, map[string]map[string]gvdb.Entry{"t": entries, "u": entries})
 	s := open(t, dir, Options{})
 	ctx, cancel := context.WithCancel(context.Background())
-	s.Subscribe(func([]Change) { cancel() }) // after the first group
+	s.Subscribe(func([]Change) { cancel() }) // after the first table
 	if _, err := s.ImportOnce(ctx, from); err == nil {
 		t.Error("not broken off")
 	}
-	if n := len(ids(t, s, "t")); n == 0 || n == len(entries) {
-		t.Fatalf("%d entries", n)
+	if a, b := len(ids(t, s, "t")), len(ids(t, s, "u")); a+b != n {
+		t.Fatalf("%d and %d entries", a, b)
 	}
 	m, err := s.ImportOnce(context.Background(), from)
-	moved(t, m, err, 1, 2*importGroup, 0, importGroup, 0)
+	moved(t, m, err, 2, n, 0, n, 0)
 	must(t, s.Update(context.Background(), func(tx *Tx) error { _, err := tx.Delete("t", "7"); return err }))
 	for range 2 {
 		if m, err := s.ImportOnce(context.Background(), from); m != nil || err != nil {
@@ -206,7 +207,7 @@ func TestTheFirstStartImportsOnce(t *testing.T) {
 	}
 	// By hand it is asked for.
 	m, err = s.Import(context.Background(), from)
-	moved(t, m, err, 1, 1, 0, 3*importGroup-1, 0)
+	moved(t, m, err, 2, 1, 0, 2*n-1, 0)
 }
 
 func TestTheFirstStartWithoutADatabase(t *testing.T) {

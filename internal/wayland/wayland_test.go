@@ -23,7 +23,12 @@ var id = wayland.Identity{Engine: "org.flatpak", App: "org.example.App", Instanc
 // returns the path of the socket and what keeps it served.
 func attach(t *testing.T, c *waylandtest.Compositor, id wayland.Identity) (path string, keep *os.File, err error) {
 	t.Helper()
-	dir := t.TempDir()
+	// The names of tests make t.TempDir too long for a socket's path.
+	dir, err := os.MkdirTemp("", "wayland")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	front, err := net.Listen("unix", filepath.Join(dir, "wayland-0"))
 	if err != nil {
 		t.Fatal(err)
