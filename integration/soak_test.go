@@ -57,7 +57,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			next = time.Now().Add(fault)
 			if faults++; faults%3 == 0 {
 				syscall.Kill(keeper, syscall.SIGUSR1)
-			} else if server := serverOf(keeper); server != 0 {
+			} else if server := session.ServerOf(keeper); server != 0 {
 				syscall.Kill(server, syscall.SIGKILL)
 			}
 		}

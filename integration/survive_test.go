@@ -15,20 +15,6 @@ import (
 	"docportal/integration/wire"
 )
 
-// serverOf is the server of a docportal, 0 while there is none.
-func serverOf(keeper int) int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeper))
-	for _, task := range tasks {
-		text, _ := os.ReadFile(task)
-		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				return pid
-			}
-		}
-	}
-	return 0
-}
-
 // stuck are the processes of the user that cannot be interrupted now and could
 // not a second ago.
 func stuck(t *testing.T, s *session.Session) []session.Process {
@@ -139,7 +125,7 @@ func TestSandboxesOutliveTheServer(t *testing.T) {
 	killed := 0
 	for range kills {
 		time.Sleep(distance)
-		if server := serverOf(keeper); server != 0 && syscall.Kill(server, syscall.SIGKILL) == nil {
+		if server := session.ServerOf(keeper); server != 0 && syscall.Kill(server, syscall.SIGKILL) == nil {
 			killed++
 		}
 	}

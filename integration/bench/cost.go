@@ -69,6 +69,9 @@ func (p *portal) cost(op operation) (portal, bus float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	if server := session.ServerOf(pid); p.ours && server != 0 {
+		pid = server // of docportal's two processes the one that answers
+	}
 	pids := [2]int{pid, p.s.BusPID()}
 	var used [2]time.Duration
 	for i, pid := range pids {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,6 +41,7 @@ const (
 // portal is a document portal with many documents.
 type portal struct {
 	s     *session.Session
+	ours  bool // docportal, not the peer
 	conn  *bus.Conn
 	many  *dbus.Conn    // for many calls at a time
 	ids   []string      // of what it was filled with
@@ -116,7 +118,7 @@ func newPortal(s *session.Session, n int, ours bool) (*portal, error) {
 	if err := fill(s, entries, ours); err != nil {
 		return nil, err
 	}
-	p := &portal{s: s}
+	p := &portal{s: s, ours: ours}
 	for id := range entries {
 		p.ids = append(p.ids, id)
 	}
@@ -459,7 +461,11 @@ func largeStore() error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("\nMemory with %d documents, MiB\n", most)
+		server := session.ServerOf(pid)
+		if server == 0 {
+			return errors.New("docportal has no server")
+		}
+		fmt.Printf("\nMemory of docportal's server with %d documents, MiB\n", most)
 		fmt.Printf(tableRow, "", "RSS", "of files", "most")
 		most := 0
 		for _, step := range []struct {
@@ -485,7 +491,7 @@ func largeStore() error {
 			}
 			time.Sleep(step.rest)
 			var rss, files int
-			if rss, files, most, err = resident(pid); err != nil {
+			if rss, files, most, err = resident(server); err != nil {
 				return err
 			}
 			fmt.Printf(tableRow, step.name, mib(rss), mib(files), mib(most))

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -225,6 +227,21 @@ func (s *Session) Owner(name string) (int, error) {
 		return 0, nil
 	}
 	return int(pid), err
+}
+
+// ServerOf is the process id of the server of the docportal whose keeper, which
+// owns its names, is that process; 0 while there is none.
+func ServerOf(keeper int) int {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeper))
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				return pid
+			}
+		}
+	}
+	return 0
 }
 
 // StandIn puts a stand-in for bubblewrap (integration/bwrap) into a directory
