@@ -60,6 +60,7 @@ type desktop struct {
 	server *Server
 	log    *os.File
 	shots  int
+	first  string // if any, a directory for the front of PATH, when apps are launched
 }
 
 // download is what the page's link gives: enough for several reads and writes.

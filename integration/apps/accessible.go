@@ -1,0 +1,140 @@
+package apps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"docportal/integration/session"
+)
+
+// Reader sees what a session's programs show, and presses what they have to be
+// pressed, as a screen reader does: by the accessibility bus.
+type Reader struct {
+	conn *dbus.Conn
+}
+
+const accessible = "org.a11y.atspi.Accessible"
+
+// readLimit is how long a program may take to tell of one of its elements.
+const readLimit = 20 * time.Second
+
+// OpenReader connects to the accessibility bus of a session. The caller closes
+// it.
+func OpenReader(s *session.Session) (*Reader, error) {
+	conn, err := s.Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var address string
+	if err := conn.Object("org.a11y.Bus", "/org/a11y/bus").Call("org.a11y.Bus.GetAddress", 0).Store(&address); err != nil {
+		return nil, fmt.Errorf("no accessibility bus: %w", err)
+	}
+	r := &Reader{}
+	r.conn, err = dbus.Connect(address)
+	return r, err
+}
+
+// Close ends the connection.
+func (r *Reader) Close() error { return r.conn.Close() }
+
+// Element is something that a program shows.
+type Element struct {
+	reader *Reader
+	at     reference
+	Name   string
+	Role   string // as AT-SPI names it: "push button" of GTK 3, "button" of GTK 4
+}
+
+// reference is how AT-SPI names an element.
+type reference struct {
+	Owner string
+	Path  dbus.ObjectPath
+}
+
+func (r *Reader) call(at reference, method string, args ...any) *dbus.Call {
+	ctx, cancel := context.WithTimeout(context.Background(), readLimit)
+	defer cancel()
+	return r.conn.Object(at.Owner, at.Path).CallWithContext(ctx, method, 0, args...)
+}
+
+// find looks for an element below another, breadth first.
+func (r *Reader) find(from reference, role string, name *regexp.Regexp) (*Element, error) {
+	for queue := []reference{from}; len(queue) > 0; queue = queue[1:] {
+		e := &Element{reader: r, at: queue[0]}
+		// Elements go while they are looked at.
+		var title dbus.Variant
+		if r.call(e.at, "org.freedesktop.DBus.Properties.Get", accessible, "Name").Store(&title) != nil ||
+			r.call(e.at, accessible+".GetRoleName").Store(&e.Role) != nil {
+			continue
+		}
+		e.Name, _ = title.Value().(string)
+		if e.Role == role && name.MatchString(e.Name) {
+			return e, nil
+		}
+		var below []reference
+		if r.call(e.at, accessible+".GetChildren").Store(&below) == nil {
+			queue = append(queue, below...)
+		}
+	}
+	return nil, nil
+}
+
+// Await waits until a program, which goes by that name there, shows an element
+// of that role whose name matches a regular expression.
+func (r *Reader) Await(program, role, name string) (*Element, error) {
+	is, err := regexp.Compile(name)
+	if err != nil {
+		return nil, err
+	}
+	var found *Element
+	err = session.Await(dialogLimit, func() (bool, error) {
+		var programs []reference
+		if err := r.call(reference{"org.a11y.atspi.Registry", "/org/a11y/atspi/accessible/root"}, accessible+".GetChildren").Store(&programs); err != nil {
+			return false, err
+		}
+		for _, p := range programs {
+			var title dbus.Variant
+			if r.call(p, "org.freedesktop.DBus.Properties.Get", accessible, "Name").Store(&title) != nil || title.Value() != program {
+				continue
+			}
+			if found, err = r.find(p, role, is); err != nil || found != nil {
+				return true, err
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s shows no %s %q: %w", program, role, name, err)
+	}
+	return found, nil
+}
+
+// Press does what a press on the element does.
+func (e *Element) Press() error {
+	var done bool
+	if err := e.reader.call(e.at, "org.a11y.atspi.Action.DoAction", int32(0)).Store(&done); err != nil {
+		return fmt.Errorf("press %q: %w", e.Name, err)
+	}
+	if !done {
+		return fmt.Errorf("%q cannot be pressed", e.Name)
+	}
+	return nil
+}
+
+// Write puts a text into a field.
+func (e *Element) Write(text string) error {
+	var done bool
+	if err := e.reader.call(e.at, "org.a11y.atspi.EditableText.SetTextContents", text).Store(&done); err != nil {
+		return fmt.Errorf("write into %q: %w", e.Name, err)
+	}
+	if !done {
+		return errors.New("the field takes no text")
+	}
+	return nil
+}
