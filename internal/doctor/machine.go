@@ -55,10 +55,12 @@ func (x *examination) fusermount() {
 		return
 	}
 	switch {
+	// Looked at first: what chmod(1) sets there means nothing.
+	case fs.Flags&unix.ST_NOSUID != 0:
+		x.broken(asRoot("mount -o remount,suid ")+`"$(df -P `+quote(path)+` | awk 'END { print $6 }')"`,
+			"%s lies on a file system that is mounted nosuid: documents cannot be shown", path)
 	case st.Mode&unix.S_ISUID == 0 || st.Uid != 0:
 		x.broken(asRoot("chown root "+path)+" && "+asRoot("chmod 4755 "+path), "%s is not set-user-id root: documents cannot be shown", path)
-	case fs.Flags&unix.ST_NOSUID != 0:
-		x.broken("", "%s lies on a file system that is mounted nosuid: documents cannot be shown", path)
 	}
 }
 
