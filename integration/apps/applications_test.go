@@ -30,7 +30,7 @@ type application struct {
 	// them.
 	left  map[string]string
 	sound bool              // plays what it opens
-	drag  bool              // takes what is dropped on its window
+	drag  bool              // is a window to drop files on
 	why   map[string]string // reasons, by column
 	short bool              // tested in every check
 }
@@ -39,7 +39,8 @@ const (
 	// noAccount is why a program that does nothing without an account is only
 	// started.
 	noAccount = "needs an account"
-	// asksForPaths is why what is dropped on a program does not reach it.
+	// asksForPaths is why what is dropped on a program does not reach it; the test
+	// sees what it asks for.
 	asksForPaths = "no: it asks for text/uri-list, the paths of the host"
 	// ownDialog is why a program's file dialog does not help.
 	ownDialog = "by \"open with\": its own dialog shows an empty home"
@@ -47,26 +48,24 @@ const (
 
 var applications = []application{
 	{
-		id: EvinceID, class: "[Ee]vince", file: "paper.pdf", title: "^paper.pdf", short: true,
+		drag: true, id: EvinceID, class: "[Ee]vince", file: "paper.pdf", title: "^paper.pdf", short: true,
 		openKeys: []string{"ctrl+o"}, saveKeys: []string{"ctrl+s"}, printKeys: []string{"ctrl+p"},
-		why: map[string]string{"drag": asksForPaths},
 	},
 	{
-		id: "org.gnome.eog", class: "[Ee]og", file: "picture.png", title: "^picture.png$", printKeys: []string{"ctrl+p"},
-		why: map[string]string{"open": ownDialog, "save": "no: its own dialog", "drag": asksForPaths},
+		drag: true, id: "org.gnome.eog", class: "[Ee]og", file: "picture.png", title: "^picture.png$", printKeys: []string{"ctrl+p"},
+		why: map[string]string{"open": ownDialog, "save": "no: its own dialog"},
 	},
 	{
 		id: "com.github.johnfactotum.Foliate", class: "Foliate", file: "book.epub", title: "^A small book$",
 		openKeys: []string{"ctrl+o"},
 	},
 	{
-		id: "io.mpv.Mpv", class: "mpv", file: "sound.wav", title: "sound.wav - mpv", sound: true,
-		why: map[string]string{"open": "by \"open with\": it has no dialog", "drag": asksForPaths},
+		drag: true, id: "io.mpv.Mpv", class: "mpv", file: "sound.wav", title: "sound.wav - mpv", sound: true,
+		why: map[string]string{"open": "by \"open with\": it has no dialog"},
 	},
 	{
-		id: "io.github.celluloid_player.Celluloid", class: "[Cc]elluloid", file: "sound.wav", title: "^sound.wav$", sound: true,
+		drag: true, id: "io.github.celluloid_player.Celluloid", class: "[Cc]elluloid", file: "sound.wav", title: "^sound.wav$", sound: true,
 		openKeys: []string{"ctrl+o"},
-		why:      map[string]string{"drag": asksForPaths},
 	},
 	{
 		id: "com.transmissionbt.Transmission", class: "[Tt]ransmission", file: "data.torrent", title: "^Torrent Options$",
@@ -95,11 +94,15 @@ var applications = []application{
 	},
 }
 
+// everything reports whether all applications are to be tested, with all that
+// can be done with them. Most take packages that are installed for make
+// check-apps only.
+func everything() bool { return os.Getenv("DOCPORTAL_APPS") != "" || !testing.Short() }
+
 // Each application starts from its desktop entry, shows its window, opens a
 // file that was chosen for it and sees nothing beside it.
 func TestApplications(t *testing.T) {
-	// The others take packages that are installed for make check-apps only.
-	all := os.Getenv("DOCPORTAL_APPS") != "" || !testing.Short()
+	all := everything()
 	for _, a := range applications {
 		if a.short || all {
 			t.Run(a.id, func(t *testing.T) { a.test(start(t)) })
@@ -179,21 +182,48 @@ func (a application) test(d *desktop) {
 	}
 	stop()
 
-	if a.drag {
+	if a.drag && everything() {
 		stop = d.launch(a)
-		window = d.await("its window", a.class, "")
-		p := d.gtk(toolkit.GTK3, "")
-		w := d.window(p, toolkit.Request{Op: "drag", Text: "Drag to " + a.id, Paths: []string{chosen}})
-		width, height := d.screen.size(window)
-		_, err := d.screen.Xdotool("windowmove", "--sync", window, "0", "0")
-		d.must(err)
-		steps := 0
-		d.must(d.screen.Drag(w, width/2, height/2, func() (bool, error) { steps++; return steps > 10, nil }))
-		d.await("what was dropped", a.class, a.title)
-		d.shot("dropped")
-		d.works(a.id, "drag")
+		d.dropped(a, d.await("its window", a.class, ""), chosen)
 		stop()
 	}
+}
+
+// dropped drops a file of a program of the host on an application's window, and
+// sees what comes of it: the application opens it if it asks for it as the
+// portal's files are handed over. If it asks for paths, it is in its table that
+// it does, and it was given nothing.
+func (d *desktop) dropped(a application, window, file string) {
+	d.Helper()
+	before := d.documents(a.id)
+	p := d.gtk(toolkit.GTK3, "")
+	w := d.window(p, toolkit.Request{Op: "drag", Text: "Drag to " + a.id, Paths: []string{file}})
+	_, err := d.screen.Xdotool("windowmove", "--sync", window, "0", "0")
+	d.must(err)
+	width, height := d.screen.size(window)
+	steps := 0
+	d.must(d.screen.Drag(w, width/2, height/2, func() (bool, error) { steps++; return steps > 20, nil }))
+	var asked []string
+	err = session.Await(shortLimit, func() (bool, error) {
+		answer, err := p.Do(toolkit.Request{Op: "asked"})
+		asked = answer.Formats
+		return len(asked) > 0, err
+	})
+	if err != nil {
+		d.shot("not-dropped")
+		d.Fatalf("%s did not ask for what was dropped: %v", a.id, err)
+	}
+	(&Dialog{screen: d.screen, window: window}).settled()
+	d.shot("dropped")
+	if slices.Contains(asked, "text/uri-list") {
+		if after := d.documents(a.id); len(after) != len(before) {
+			d.Errorf("%s asked for %q and was given %q, before that %q", a.id, asked, after, before)
+		}
+		table.Set(a.id, "drag", asksForPaths)
+		return
+	}
+	d.await("what was dropped", a.class, a.title)
+	d.works(a.id, "drag")
 }
 
 // wasGiven checks that an app has one file of the host, and no other.

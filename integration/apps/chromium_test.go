@@ -32,6 +32,13 @@ func chromium(d *desktop) {
 	d.wasGiven(ChromiumID, chosen)
 	d.works(ChromiumID, "open")
 
+	dropped, _ := d.file("Pictures/a phöto.jpg", 123456)
+	d.dropped(application{id: ChromiumID}, window, dropped)
+	// It tried the path, which is not there.
+	if got, err := d.server.Next(shortLimit); err == nil {
+		d.Errorf("what was dropped arrived: %+v", got)
+	}
+
 	folder := filepath.Join(d.Home, "Saved")
 	d.must(os.Mkdir(folder, 0o755))
 	dialog = d.dialogOf(window, []string{"ctrl+s"})

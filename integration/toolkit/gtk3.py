@@ -54,13 +54,25 @@ def show(request, widget):
     return {}
 
 
+asked = []  # the targets that somebody wanted a dragged file as
+
+
+def dragged_as(dragged):
+    def get(widget, context, data, info, time):
+        asked.append(data.get_target().name())
+        data.set_uris(dragged)
+
+    return get
+
+
 def drag(request):
+    del asked[:]
     box = Gtk.EventBox()
     box.add(Gtk.Label(label="Drag me"))
     targets = [Gtk.TargetEntry.new(name, 0, i) for i, name in enumerate([TRANSFER, "text/uri-list"])]
     box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, targets, Gdk.DragAction.COPY)
     dragged = [Gio.File.new_for_path(p).get_uri() for p in request["paths"]]
-    box.connect("drag-data-get", lambda widget, context, data, info, time: data.set_uris(dragged))
+    box.connect("drag-data-get", dragged_as(dragged))
     return show(request, box)
 
 
@@ -75,6 +87,8 @@ def answer(request):
         return paste(request)
     if request["op"] == "drag":
         return drag(request)
+    if request["op"] == "asked":
+        return {"formats": asked}
     if request["op"] == "link":
         return link(request)
     if request["op"] == "read":
