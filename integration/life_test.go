@@ -292,7 +292,7 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 		// All moments come up evenly, whatever the number of rounds.
 		_, part := math.Modf(float64(i) * math.Phi)
 		moment := time.Duration(part * float64(120*time.Millisecond))
-		victim := []string{"the first process", "the second process", "the first process", "both", "the first process", "the second process"}[i%6]
+		victim := []string{"the first process", "both", "the second process", "both"}[i%4]
 		// Its input never ends: it ends by the kill alone.
 		cmd := s.Command("sbx-run", profile)
 		in, err := cmd.StdinPipe()
@@ -319,16 +319,6 @@ func TestSbxRunKilledAtAnyMomentOfTheStartLeavesNothing(t *testing.T) {
 			left, err = s.Processes()
 			left = slices.DeleteFunc(left, func(p session.Process) bool { return !isSandbox(s, p) })
 			return len(left) == 0, err
-		}
-		// Of both killed at once, a child of bubblewrap's can be left that waits
-		// for its parent until the next start; the program it is not.
-		if victim == "both" && session.Await(limit/10, gone) != nil {
-			for _, p := range left {
-				if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)); err != nil || filepath.Base(exe) != "bwrap" {
-					t.Errorf("%s killed after %v: still runs: %+v", victim, moment, p)
-				}
-			}
-			theNextStartCleansUp(t, s)
 		}
 		if err := session.Await(limit, gone); err != nil {
 			t.Fatalf("%s killed after %v: %v: %+v", victim, moment, err, left)

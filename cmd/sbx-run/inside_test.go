@@ -22,6 +22,9 @@ import (
 // inside is the program that the scripts run in the sandbox. It prints what it
 // sees and is allowed to do.
 func inside() {
+	// At once, not as a program with the race detector does: its environment
+	// is not ours to set.
+	defer unix.Exit(0)
 	args := os.Args[2:]
 	switch os.Args[1] {
 	case "connect":

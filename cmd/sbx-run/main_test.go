@@ -167,6 +167,8 @@ func TestScripts(t *testing.T) {
 					return err
 				}
 			}
+			// A program with the race detector sleeps for a second when it ends.
+			e.Setenv("GORACE", "atexit_sleep_ms=10")
 			e.Setenv("SHIM", shim)
 			e.Setenv("BIN", path)
 			e.Setenv("BROKEN", bin)

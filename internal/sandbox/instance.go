@@ -172,8 +172,9 @@ func collect(parent string) {
 const memfdMark = "@"
 
 // endWaiting ends what bubblewrap had begun for an instance when both processes
-// of sbx-run were killed at once: a child whose bwrap is killed before it was
-// let go waits for ever, and holds the files that were made for the program.
+// of sbx-run were killed at once where it could not be traced (birth.go): a child
+// whose bwrap is killed before it was let go waits for ever, and holds the files
+// that were made for the program.
 // Only bwrap itself is ended: such a file could have been given to anybody.
 func endWaiting(id string) {
 	processes, _ := filepath.Glob("/proc/[0-9]*")

@@ -64,9 +64,6 @@ func (i interrupted) Error() string { return i.sig.String() }
 // identity, starts the app, waits for it, and returns its exit status, 128+n
 // after a signal. An error means that the program has not run. When ctx ends,
 // so does everything that was started.
-//
-// The caller's goroutine must be locked to a thread that lives as long as the
-// process: the kernel kills the proxy when the thread that started it ends.
 func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
 	starting, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
@@ -296,39 +293,71 @@ func (s *Starter) documents(ctx context.Context, pl *Plan) (*documentsView, erro
 
 // part is a bwrap that was started, and what runs in it.
 type part struct {
-	name  string
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when bwrap has ended
-	child int           // pid of the first process in it, 0 until known
-	pidfd int           // of child, -1 until known
-	info  *os.File      // bwrap's report
+	name   string
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when bwrap has ended
+	thread chan struct{} // closed to end the thread that started bwrap
+	child  int           // pid of the first process in it, 0 until known
+	pidfd  int           // of child, -1 until known
+	info   *os.File      // bwrap's report
 }
 
-// spawn starts bwrap from the calling thread, which must outlive it.
-func (s *Starter) spawn(name string, args []string, fs *files, info *os.File, set func(*exec.Cmd)) (*part, error) {
+// spawn starts bwrap from a thread of its own, to which scopes apply
+// (scopeThread) and which lives until the part is killed.
+func (s *Starter) spawn(name string, args []string, fs *files, info *os.File, scopes uint64, set func(*exec.Cmd)) (*part, error) {
 	defer fs.close()
 	if fs.err != nil {
 		return nil, fs.err
 	}
-	cmd := exec.Command(s.Bwrap, args...)
-	cmd.Env = []string{}
-	cmd.ExtraFiles = fs.list
-	// bwrap asks for the same with --die-with-parent, but only when it comes
-	// to it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	set(cmd)
-	if err := cmd.Start(); err != nil {
+	p := &part{name: name, ended: make(chan struct{}), thread: make(chan struct{}), pidfd: -1, info: info}
+	start := func(traced bool) error {
+		p.cmd = exec.Command(s.Bwrap, args...)
+		p.cmd.Env = []string{}
+		p.cmd.ExtraFiles = fs.list
+		// bwrap asks for the same with --die-with-parent, but only when it comes
+		// to it.
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Ptrace: traced}
+		set(p.cmd)
+		return p.cmd.Start()
+	}
+	started := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, and bwrap with
+		// the thread. What the thread is kept from stays on it.
+		runtime.LockOSThread()
+		var err error
+		if scopes != 0 {
+			err = scopeThread(scopes)
+		}
+		traced := err == nil && traceable(s.Bwrap)
+		if err == nil {
+			err = start(traced)
+		}
+		if traced && err != nil { // tracing can be forbidden, or it is done to us
+			traced = false
+			err = start(false)
+		}
+		started <- err
+		if err != nil {
+			return
+		}
+		first := 0
+		if traced {
+			first = firstOf(p.cmd.Process.Pid)
+		}
+		go func() {
+			p.cmd.Wait()
+			close(p.ended)
+		}()
+		if first != 0 {
+			attend(first)
+		}
+		<-p.thread
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
-	return &part{name: name, cmd: cmd, ended: make(chan struct{}), pidfd: -1, info: info}, nil
-}
-
-// reap waits for bwrap in the background, on any thread.
-func (p *part) reap() {
-	go func() {
-		p.cmd.Wait()
-		close(p.ended)
-	}()
+	return p, nil
 }
 
 // report reads what bwrap says about the process that it started.
@@ -436,6 +465,7 @@ func (p *part) kill() {
 		p.pidfd = -1
 	}
 	p.info.Close()
+	close(p.thread)
 }
 
 // proxyPart is the running proxy.
@@ -459,7 +489,7 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 	defer syncW.Close()
 	fs := &files{id: pl.Instance}
 	args := pl.proxyBwrap(s.Proxy, ft, fs, infoW, syncW)
-	p, err := s.spawn("proxy", args, fs, infoR, func(cmd *exec.Cmd) {
+	p, err := s.spawn("proxy", args, fs, infoR, 0, func(cmd *exec.Cmd) {
 		cmd.Stderr = s.Stderr
 		if s.ProxyLog != nil {
 			cmd.Stdout = s.ProxyLog
@@ -475,7 +505,6 @@ func (s *Starter) startProxy(pl *Plan, ft Features) (*proxyPart, error) {
 		syncR.Close()
 		return nil, err
 	}
-	p.reap()
 	return &proxyPart{part: p, sync: syncR}, nil
 }
 
@@ -583,9 +612,8 @@ func (p *proxyPart) stop() {
 // appPart is the app's sandbox.
 type appPart struct {
 	*part
-	block  *os.File // a byte lets bwrap go on to the gate
-	gate   *gate
-	thread chan struct{}
+	block *os.File // a byte lets bwrap go on to the gate
+	gate  *gate
 }
 
 // startApp starts the app's bwrap; proxy is nil where the app has no bus.
@@ -614,41 +642,23 @@ func (s *Starter) startApp(pl *Plan, ft Features, scopes uint64, proxy *proxyPar
 		given.sync = proxy.sync
 	}
 	args := pl.appBwrap(ft, fs, given)
-	a := &appPart{block: blockW, gate: g, thread: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, and bwrap with
-		// the thread. Landlock stays on the thread, which nobody else uses.
-		runtime.LockOSThread()
-		var err error
-		if scopes != 0 {
-			err = scopeThread(scopes)
-		}
-		if err == nil {
-			a.part, err = s.spawn("app", args, fs, infoR, func(cmd *exec.Cmd) {
-				cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
-				// Where there is no terminal to be shared, neither is the
-				// process group: its members can be signalled.
-				cmd.SysProcAttr.Setpgid = !hasTerminal()
-			})
-		}
-		started <- err
-		if err == nil {
-			<-a.thread
-		}
-	}()
-	if err := <-started; err != nil {
+	p, err := s.spawn("app", args, fs, infoR, scopes, func(cmd *exec.Cmd) {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+		// Where there is no terminal to be shared, neither is the
+		// process group: its members can be signalled.
+		cmd.SysProcAttr.Setpgid = !hasTerminal()
+	})
+	if err != nil {
 		infoR.Close()
 		blockW.Close()
 		g.close()
 		return nil, err
 	}
-	a.reap()
 	// From now on the app's bwrap alone keeps the proxy.
 	if proxy != nil {
 		proxy.sync.Close()
 	}
-	return a, nil
+	return &appPart{part: p, block: blockW, gate: g}, nil
 }
 
 // identify waits for bwrap's report and reads everything back that says who
@@ -786,12 +796,11 @@ func (a *appPart) open() error {
 	return nil
 }
 
-// kill ends the app if it still runs, and its thread.
+// kill ends the app if it still runs.
 func (a *appPart) kill() {
 	a.gate.close()
 	a.block.Close()
 	a.part.kill()
-	close(a.thread)
 }
 
 // Forwarded are the signals that the app gets when sbx-run gets them.
