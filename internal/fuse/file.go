@@ -48,13 +48,15 @@ func (fs *filesystem) opened(n *node, fd int, flags uint32, out *gofuse.OpenOut)
 		unix.Close(fd)
 		return errno
 	}
+	h := &handle{n: n, d: newDescriptor(fd), flags: int(flags)}
 	switch same := fs.nodes.unchanged(n, st); {
-	case fs.database(n, fd, st):
+	case fs.database(h, st):
+		h.direct = true
 		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO
-	case same:
+	case same && !h.index:
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
 	}
-	out.Fh, errno = fs.register(n, newDescriptor(fd), int(flags), nil)
+	out.Fh, errno = fs.enroll(h)
 	return errno
 }
 
@@ -206,7 +208,7 @@ func (fs *filesystem) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte
 	// In a pipe data takes a slot for each page that it touches; only
 	// whole pages are sure to fit into the one that sends the reply.
 	page := unix.Getpagesize()
-	if len(buf) >= spliceSize && in.Offset%uint64(page) == 0 && len(buf)%page == 0 {
+	if len(buf) >= spliceSize && !h.index && in.Offset%uint64(page) == 0 && len(buf)%page == 0 {
 		if r := readPipe(h.d.fd, buf, int64(in.Offset), page); r != nil {
 			return r, gofuse.OK
 		}
@@ -214,6 +216,9 @@ func (fs *filesystem) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte
 	n, errno := readAt(h.d.fd, buf, int64(in.Offset))
 	if errno != 0 && n == 0 {
 		return nil, status(errno)
+	}
+	if h.index {
+		fs.readIndex(h, buf[:n], in.Offset)
 	}
 	return gofuse.ReadResultData(buf[:n]), gofuse.OK
 }
@@ -289,6 +294,15 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []b
 	// idea of it may be older than what the host has written. Pages of a
 	// memory map go where they belong, and the kernel sends them by
 	// whichever open file it likes, so the file itself is not in that mode.
+	if h.index && in.Flags&unix.O_APPEND == 0 {
+		errno := fs.writeIndex(h, in, data, func(data []byte, off int64) syscall.Errno {
+			return writeAll(h.d.fd, data, off)
+		})
+		if errno != 0 {
+			return 0, status(errno)
+		}
+		return uint32(len(data)), gofuse.OK
+	}
 	flags := 0
 	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&gofuse.WRITE_CACHE == 0 {
 		flags = unix.RWF_APPEND
@@ -303,6 +317,23 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []b
 		}
 		return uint32(n), gofuse.OK
 	}
+}
+
+// writeAll writes all of data at off.
+func writeAll(fd int, data []byte, off int64) syscall.Errno {
+	for len(data) > 0 {
+		n, err := unix.Pwrite(fd, data, off)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return errnoOf(err)
+		case n == 0:
+			return syscall.EIO
+		}
+		data, off = data[n:], off+int64(n)
+	}
+	return 0
 }
 
 func writeAt(fd int, data []byte, off int64, flags int) (int, error) {

@@ -33,12 +33,15 @@ type filesystem struct {
 	calls    callTable
 	walks    walks
 	dropName func(parent uint64, name string) // makes the kernel forget a name
-	readings readings
-	uid      uint32
-	gid      uint32
-	umask    uint32 // the process's, which the kernel applies to what is created
-	started  time.Time
-	own      ownMount // set before the first request
+	// dropInode makes the kernel write the pages of a node and forget them; it
+	// reports whether it has.
+	dropInode func(node uint64) bool
+	readings  readings
+	uid       uint32
+	gid       uint32
+	umask     uint32 // the process's, which the kernel applies to what is created
+	started   time.Time
+	own       ownMount // set before the first request
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st *state) *filesystem {
@@ -58,6 +61,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 	}
 	fs.readings.forget = func(uint64) {}
 	fs.dropName = func(uint64, string) {}
+	fs.dropInode = func(uint64) bool { return true }
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = epoch << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
@@ -660,7 +664,11 @@ type handle struct {
 	flags int         // of open(2)
 	dir   *stream     // directories only
 	asks  asks
-	saved uint32 // where state has it, 0 if it has not
+	// index: it is SQLite's index of a log. stale: it cannot go on with another
+	// server, which has not the locks that protect what it writes. direct: the
+	// kernel has no pages of the file by it.
+	index, stale, direct bool
+	saved                uint32 // where state has it, 0 if it has not
 }
 
 // handleTable holds the open handles.
@@ -736,7 +744,12 @@ func (t *handleTable) remove(id uint64) *handle {
 
 // register makes a handle that owns d and returns its id.
 func (fs *filesystem) register(n *node, d *descriptor, flags int, dir *stream) (uint64, syscall.Errno) {
-	h := &handle{n: n, d: d, flags: flags, dir: dir}
+	return fs.enroll(&handle{n: n, d: d, flags: flags, dir: dir})
+}
+
+// enroll is register of a handle that is made.
+func (fs *filesystem) enroll(h *handle) (uint64, syscall.Errno) {
+	n, d := h.n, h.d
 	// The node first: it stays for its handles.
 	fs.nodes.addHandle(n, h)
 	if !fs.handles.add(h) {

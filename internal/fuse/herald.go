@@ -5,7 +5,10 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,13 +17,14 @@ import (
 // answered, and nothing ends that wait, not even the end of the process: who is
 // killed in it stays until his successor has answered. So notices are written by
 // threads that share no descriptors with the others, and have the FUSE
-// connection alone: everything else that the process had is free when it dies,
+// connection, and what the runtime needs, alone: everything else that the process had is free when it dies,
 // the store and the bus too, and the successor can begin.
 
 // heralds are the threads that write notices. There are as many as notices
 // wait at a time.
 type heralds struct {
-	device int // owned
+	device int   // owned
+	shared []int // what a thread needs that runs Go code, sorted
 
 	mu     sync.Mutex
 	idle   []chan notice
@@ -30,23 +34,48 @@ type heralds struct {
 // notice is a message for the kernel.
 type notice struct {
 	message []byte
-	written chan struct{} // closed when it was
+	written chan bool // told when it was, and whether the connection lives
 }
 
 // newHeralds takes over device.
-func newHeralds(device int) *heralds { return &heralds{device: device} }
+func newHeralds(device int) *heralds {
+	// Timers need the poller, so from here on it is there.
+	time.AfterFunc(time.Hour, func() {}).Stop()
+	return &heralds{device: device, shared: runtimeFiles()}
+}
+
+// runtimeFiles are the descriptors that any thread may use that runs Go code: the
+// runtime's poller and what wakes it, without which it ends the process, and
+// standard error, to which it says why.
+func runtimeFiles() []int {
+	shared := []int{2}
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		switch to, _ := os.Readlink("/proc/self/fd/" + e.Name()); to {
+		case "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
+			shared = append(shared, fd)
+		}
+	}
+	slices.Sort(shared)
+	return shared
+}
 
 // maxIdleHeralds is how many threads stay for the next notices.
 const maxIdleHeralds = 2
 
-// write writes a message and returns when the kernel has done what it says.
-// Errors are of no interest: what is to be forgotten may be gone.
-func (h *heralds) write(message []byte) {
-	n := notice{message, make(chan struct{})}
+// write writes a message and returns when the kernel has done what it says, and
+// whether the connection lives after that. Errors are of no interest: what is to
+// be forgotten may be gone.
+func (h *heralds) write(message []byte) bool {
+	n := notice{message, make(chan bool, 1)}
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
-		return
+		return false
 	}
 	var to chan notice
 	if last := len(h.idle) - 1; last >= 0 {
@@ -57,7 +86,7 @@ func (h *heralds) write(message []byte) {
 		device, err := unix.FcntlInt(uintptr(h.device), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			h.mu.Unlock()
-			return
+			return false
 		}
 		started := make(chan bool, 1)
 		go h.stand(device, to, started)
@@ -67,7 +96,7 @@ func (h *heralds) write(message []byte) {
 	}
 	h.mu.Unlock()
 	to <- n
-	<-n.written
+	return <-n.written
 }
 
 // stand is a thread. It ends when it is not needed, with its thread.
@@ -84,8 +113,16 @@ func (h *heralds) stand(device int, notices chan notice, started chan bool) {
 	}
 	apart := unix.Unshare(unix.CLONE_FILES) == nil
 	if apart {
-		unix.CloseRange(0, uint(device-1), 0)
-		unix.CloseRange(uint(device+1), math.MaxUint32, 0)
+		from := 0
+		keep := append(slices.Clone(h.shared), device)
+		slices.Sort(keep)
+		for _, fd := range keep {
+			if fd > from {
+				unix.CloseRange(uint(from), uint(fd-1), 0)
+			}
+			from = fd + 1
+		}
+		unix.CloseRange(uint(from), math.MaxUint32, 0)
 	}
 	started <- apart
 	for n := range notices {
@@ -93,13 +130,21 @@ func (h *heralds) stand(device int, notices chan notice, started chan bool) {
 			_, err := unix.Write(device, n.message)
 			return err
 		})
+		// Of a connection that was ended the kernel takes notices, and does
+		// nothing.
+		p := []unix.PollFd{{Fd: int32(device)}}
+		err := ignoringEINTR(func() error {
+			_, err := unix.Poll(p, 0)
+			return err
+		})
+		lives := err == nil && p[0].Revents&(unix.POLLERR|unix.POLLNVAL) == 0
 		h.mu.Lock()
 		more := !h.closed && len(h.idle) < maxIdleHeralds
 		if more {
 			h.idle = append(h.idle, notices)
 		}
 		h.mu.Unlock()
-		close(n.written)
+		n.written <- lives
 		if !more {
 			break
 		}
@@ -138,12 +183,12 @@ func noticeHeader(code uint32, size int) []byte {
 }
 
 // inode drops what the kernel has of a node: its attributes, and its pages from
-// the offset on unless that is negative.
-func (h *heralds) inode(node uint64, offset int64) {
+// the offset on unless that is negative. It reports whether the connection lives.
+func (h *heralds) inode(node uint64, offset int64) bool {
 	b := noticeHeader(notifyInvalInode, 24)
 	b = binary.NativeEndian.AppendUint64(b, node)
 	b = binary.NativeEndian.AppendUint64(b, uint64(offset))
-	h.write(append(b, make([]byte, 8)...)) // length 0: to the end
+	return h.write(append(b, make([]byte, 8)...)) // length 0: to the end
 }
 
 // entry drops a name.

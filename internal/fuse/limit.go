@@ -549,6 +549,14 @@ func (l limited) Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []byte) 
 }
 
 func (l limited) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byte) (uint32, gofuse.Status) {
+	size, code := l.write(cancel, input, data)
+	if h := l.handles.get(input.Fh); code != gofuse.OK && h != nil && h.index {
+		l.indexFailed(h)
+	}
+	return size, code
+}
+
+func (l limited) write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byte) (uint32, gofuse.Status) {
 	n := l.handleNode(input.Fh)
 	if n == nil || n.view == nil {
 		return 0, status(syscall.ESTALE)
@@ -592,6 +600,10 @@ func (l limited) CopyFileRange(cancel <-chan struct{}, input *gofuse.CopyFileRan
 
 func (l limited) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) gofuse.Status {
 	in, n := *input, l.handleNode(input.Fh)
+	// What it waits for may need the places that it would take.
+	if h := l.handles.get(in.Fh); h != nil && h.index {
+		l.flushLocks(h, in.LockOwner)
+	}
 	return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
 		return l.filesystem.Flush(cancel, &in)
 	}, nil)
@@ -627,6 +639,9 @@ func (l limited) GetLk(cancel <-chan struct{}, input *gofuse.LkIn, out *gofuse.L
 
 func (l limited) SetLk(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status {
 	in, n := *input, l.handleNode(input.Fh)
+	if h := l.handles.get(in.Fh); h != nil && h.index {
+		return l.filesystem.SetLk(cancel, &in) // it may wait
+	}
 	return l.locked(n, &in, func() gofuse.Status {
 		return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
 			return l.filesystem.SetLk(cancel, &in)

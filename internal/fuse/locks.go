@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -49,6 +48,7 @@ type fileLocks struct {
 	mu      sync.Mutex
 	held    []lock // in no order; those of one owner do not overlap
 	waiters []*lockWaiter
+	index   *walIndex // nil but of a file that is one
 	// carrier is the open file description that has the union on the
 	// backing file. It is the one of a handle where that will do.
 	carrier  *descriptor
@@ -61,21 +61,10 @@ type lock struct {
 	start, end uint64 // inclusive
 	write      bool
 	pid        uint32
-	// alone is the node that the lock was made on if it shares what it
-	// covers with no program that maps the file by another one.
-	alone *node
+	// reserved is not anybody's: it is for reading if the carrier cannot have
+	// it for writing.
+	reserved bool
 }
-
-// Programs that share a memory map of a file have to see the same pages. Those
-// in one view do; the host, and every other view, have copies of their own,
-// and nothing tells which bytes of a page are the newer ones. SQLite maps the
-// index of a write-ahead log, and while it does so holds a read lock on one
-// byte of it. That lock keeps everybody else out: they get SQLITE_BUSY, where
-// otherwise they would overwrite each other's transactions.
-const (
-	mapSuffix = "-shm"
-	mapByte   = 128 // UNIX_SHM_DMS
-)
 
 func (l lock) overlaps(start, end uint64) bool { return l.start <= end && l.end >= start }
 
@@ -104,7 +93,7 @@ func (t *lockTable) use(k lockKey) *fileLocks {
 
 func (t *lockTable) unuse(k lockKey, f *fileLocks) {
 	f.mu.Lock()
-	held := len(f.held) > 0
+	held := len(f.held) > 0 || f.index != nil && f.index.view != nil
 	change := 0
 	if held != f.counted {
 		f.counted = held
@@ -164,10 +153,6 @@ func (f *fileLocks) conflict(l lock) (lock, bool) {
 		if o.owner != l.owner && (o.write || l.write) && o.overlaps(l.start, l.end) {
 			return o, true
 		}
-		if o.alone != nil && o.alone != l.alone && o.overlaps(l.start, l.end) {
-			o.write = true
-			return o, true
-		}
 	}
 	return lock{}, false
 }
@@ -200,7 +185,7 @@ func with(held []lock, l lock) []lock {
 	held = without(held, l.owner, l.start, l.end)
 	rest := held[:0]
 	for _, o := range held {
-		if o.owner == l.owner && o.fh == l.fh && o.write == l.write && o.alone == l.alone &&
+		if o.owner == l.owner && o.fh == l.fh && o.write == l.write &&
 			(o.end+1 == l.start || l.end+1 == o.start) {
 			l.start, l.end = min(o.start, l.start), max(o.end, l.end)
 			continue
@@ -217,13 +202,17 @@ const errBlocked = syscall.EBUSY
 // tryLock grants l, on behalf of the handle h, if nothing is in the way. f.mu
 // is held.
 func (f *fileLocks) tryLock(h *handle, l lock) syscall.Errno {
+	transaction := f.index != nil && l.transaction()
+	if transaction && (f.index.view != h.n || !f.index.ready) {
+		return syscall.EAGAIN
+	}
 	if _, ok := f.conflict(l); ok {
 		return errBlocked
 	}
 	if len(f.held) >= maxLocks {
 		return syscall.ENOLCK
 	}
-	if errno := f.carry(h, l.write || l.alone != nil); errno != 0 {
+	if errno := f.carry(h, l.write); errno != 0 {
 		return errno
 	}
 	old := f.held
@@ -233,6 +222,9 @@ func (f *fileLocks) tryLock(h *handle, l lock) syscall.Errno {
 		f.sync(l.start, l.end) // only gives back, which does not fail
 		return errno
 	}
+	if transaction && l.start <= indexRecover {
+		f.index.wrote = true
+	}
 	return 0
 }
 
@@ -241,8 +233,8 @@ func (f *fileLocks) tryLock(h *handle, l lock) syscall.Errno {
 func (f *fileLocks) release(owner, fh, start, end uint64) {
 	if fh != 0 {
 		for _, o := range slices.Clone(f.held) {
-			if o.fh == fh {
-				f.held = without(f.held, o.owner, o.start, o.end)
+			if o.fh == fh && o.overlaps(start, end) {
+				f.held = without(f.held, o.owner, max(o.start, start), min(o.end, end))
 			}
 		}
 	} else {
@@ -319,7 +311,11 @@ func (f *fileLocks) sync(start, end uint64) syscall.Errno {
 	}
 	// The union changes only where a lock begins or ends.
 	cuts := []uint64{start}
-	for _, l := range f.held {
+	held := f.held
+	if reserved := f.index.reserved(); reserved != nil {
+		held = append(reserved, held...)
+	}
+	for _, l := range held {
 		if l.overlaps(start, end) {
 			if l.start > start {
 				cuts = append(cuts, l.start)
@@ -337,12 +333,12 @@ func (f *fileLocks) sync(start, end uint64) syscall.Errno {
 			to = cuts[i+1] - 1
 		}
 		typ := int16(unix.F_UNLCK)
-		for _, l := range f.held {
+		for _, l := range held {
 			if l.overlaps(from, to) {
 				if typ == unix.F_UNLCK {
 					typ = unix.F_RDLCK
 				}
-				if l.write || l.alone != nil {
+				if l.write && (f.writable || !l.reserved) {
 					typ = unix.F_WRLCK
 				}
 			}
@@ -410,11 +406,6 @@ func (fs *filesystem) lockRequest(in *gofuse.LkIn) (h *handle, k lockKey, l lock
 	if k.flock {
 		l.start, l.end = 0, math.MaxInt64
 	}
-	if !k.flock && l.start == mapByte && l.end == mapByte {
-		if _, name := fs.nodes.place(h.n); strings.HasSuffix(name, mapSuffix) {
-			l.alone = h.n
-		}
-	}
 	if l.start > l.end {
 		h.d.put()
 		return nil, k, l, syscall.EINVAL
@@ -478,17 +469,27 @@ func (fs *filesystem) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool
 	defer h.d.put()
 	f := fs.locks.use(k)
 	defer fs.locks.unuse(k, f)
-	f.mu.Lock()
 	if in.Lk.Typ == unix.F_UNLCK {
-		f.release(l.owner, 0, l.start, l.end)
-		f.mu.Unlock()
+		fs.releaseFrom(f, k, h, l.owner, 0, l.start, l.end)
 		return 0
 	}
-	errno = f.tryLock(h, l)
-	if errno == 0 {
-		// A lock for reading in place of one for writing frees others.
-		f.grant()
+	// try leaves f.mu held.
+	try := func() (errno syscall.Errno) {
+		if !k.flock && h.index && l.transaction() {
+			errno = fs.enterIndex(cancel, f, k, h, l.owner, wait)
+		} else {
+			f.mu.Lock()
+		}
+		if errno == 0 {
+			errno = f.tryLock(h, l)
+		}
+		if errno == 0 {
+			// A lock for reading in place of one for writing frees others.
+			f.grant()
+		}
+		return errno
 	}
+	errno = try()
 	if errno != errBlocked && errno != syscall.EAGAIN {
 		f.mu.Unlock()
 		return errno
@@ -539,11 +540,7 @@ func (fs *filesystem) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool
 				return syscall.EINTR
 			}
 		}
-		f.mu.Lock()
-		if errno = f.tryLock(h, l); errno != errBlocked && errno != syscall.EAGAIN {
-			if errno == 0 {
-				f.grant()
-			}
+		if errno = try(); errno != errBlocked && errno != syscall.EAGAIN {
 			f.mu.Unlock()
 			return errno
 		}
@@ -553,23 +550,48 @@ func (fs *filesystem) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool
 // flushLocks releases the POSIX locks of a process that closes a descriptor of
 // the file: all it has on it, as fcntl(2) says.
 func (fs *filesystem) flushLocks(h *handle, owner uint64) {
-	fs.releaseLocks(lockKey{h.n.key, false}, owner, 0)
+	fs.releaseLocks(h, lockKey{h.n.key, false}, owner, 0)
 }
 
 // closeLocks releases the locks that belong to the open file h itself: OFD
 // locks and flock.
 func (fs *filesystem) closeLocks(h *handle) {
-	fs.releaseLocks(lockKey{h.n.key, false}, 0, h.id)
-	fs.releaseLocks(lockKey{h.n.key, true}, 0, h.id)
+	fs.releaseLocks(h, lockKey{h.n.key, false}, 0, h.id)
+	fs.releaseLocks(h, lockKey{h.n.key, true}, 0, h.id)
 }
 
-func (fs *filesystem) releaseLocks(k lockKey, owner, fh uint64) {
+func (fs *filesystem) releaseLocks(h *handle, k lockKey, owner, fh uint64) {
 	f := fs.locks.existing(k)
 	if f == nil {
 		return
 	}
 	defer fs.locks.unuse(k, f)
+	fs.releaseFrom(f, k, h, owner, fh, 0, math.MaxInt64)
+}
+
+// releaseFrom is release on behalf of h. It returns when others can have what
+// was released.
+func (fs *filesystem) releaseFrom(f *fileLocks, k lockKey, h *handle, owner, fh, start, end uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.release(owner, fh, 0, math.MaxInt64)
+	if f.index == nil {
+		f.release(owner, fh, start, end)
+		return
+	}
+	// Who has the file in use no more must have given it back: the next may be
+	// the first, who empties it.
+	leaves := start <= indexInUse && end >= indexInUse
+	begins := false
+	if start <= indexLast && end >= indexFirst {
+		for _, l := range f.held {
+			begins = begins || l.owner == owner && l.write && l.transaction() && l.overlaps(start, end)
+		}
+		f.release(owner, fh, max(start, indexFirst), min(end, indexLast))
+	}
+	if given := f.leaveIndex(fs, k, h.n, leaves, begins); given != nil {
+		f.mu.Unlock()
+		<-given
+		f.mu.Lock()
+	}
+	f.release(owner, fh, start, end)
 }

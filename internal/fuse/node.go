@@ -307,6 +307,11 @@ func (t *table) collect(n *node) {
 			if v.dir == n {
 				v.dir = nil
 			}
+			for at, o := range v.cached {
+				if o == n {
+					delete(v.cached, at)
+				}
+			}
 			v.fs.cache.drop(n)
 			v.forgotten(n)
 			if len(v.nodes) == 0 && v.kept == 0 {
@@ -393,6 +398,8 @@ type docView struct {
 	dir   *node
 	nodes map[*node]struct{}
 	kept  int // len(temps)
+	// cached are files that may be databases of which the kernel has pages.
+	cached map[place]*node
 	// linked says that files were found at several places: a node may be
 	// known to the kernel by more names than its last.
 	linked bool

@@ -77,6 +77,9 @@ func (fs *filesystem) restore() error {
 	s := t.state
 	nodes := make(map[uint64]*node)
 	parents := make(map[*node]uint64)
+	// The kernel may still have pages of an index that are to go nowhere. Who
+	// opens it now gets another node.
+	var stale []*node
 	err := s.scan(func(class int, at uint32) {
 		if class == classHandle {
 			fs.lost.add(&lostHandle{
@@ -104,6 +107,10 @@ func (fs *filesystem) restore() error {
 			lookups: s.get(at + nodeLookups),
 			saved:   at,
 		}
+		if isIndex(n.name) {
+			stale = append(stale, n)
+			return
+		}
 		nodes[n.id] = n
 		parents[n] = s.get(at + nodeParent)
 	})
@@ -112,6 +119,9 @@ func (fs *filesystem) restore() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, n := range stale {
+		s.dropNode(n)
+	}
 	for _, n := range nodes {
 		fs.enter(n, nodes, parents)
 	}

@@ -19,10 +19,29 @@ func (l limited) locked(n *node, in *gofuse.LkIn, request func() gofuse.Status) 
 	}
 	defer h.d.put()
 	code := request()
-	if code.Ok() && in.Lk.Typ != unix.F_UNLCK && h.n == n {
+	if code.Ok() && in.Lk.Typ != unix.F_UNLCK && h.n == n && !h.index {
 		l.doubt(n, h.d.fd)
+		if in.Lk.Start >= lockedBytes && !h.direct {
+			l.nodes.cachedDatabase(n)
+		}
 	}
 	return code
+}
+
+// lockedBytes is where the locks of a database of SQLite's begin (PENDING_BYTE).
+const lockedBytes = 1 << 30
+
+// cachedDatabase notes that n may be a database of which the kernel has pages.
+func (t *table) cachedDatabase(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.gone || n.parent == nil {
+		return
+	}
+	if n.view.cached == nil {
+		n.view.cached = make(map[place]*node)
+	}
+	n.view.cached[place{n.parent, n.name}] = n
 }
 
 // doubted is a time of the last change that says nothing of the pages that the
@@ -48,17 +67,20 @@ func (fs *filesystem) doubt(n *node, fd int) {
 	n.doubted.Store(next)
 }
 
-// database reports whether fd, an open file of n, is a database of SQLite's or
-// one of the files beside it. Several programs may work on them, on the host
+// database reports whether h, an open file, is a database of SQLite's or one of
+// the files beside it, but its index, and notes which. Several programs may work on them, on the host
 // and in other views, and rely on it that who has a lock reads what was written
 // before. The kernel's cache is not that exact: of two questions for the time of
 // the last change that are asked at once it may take no notice of the later
 // answer. So they are read and written without it.
 //
 // Such a file cannot be mapped and shared, and SQLite goes on without.
-func (fs *filesystem) database(n *node, fd int, st *unix.Statx_t) bool {
-	_, name := fs.nodes.place(n)
+func (fs *filesystem) database(h *handle, st *unix.Statx_t) bool {
+	_, name := fs.nodes.place(h.n)
+	h.index = isIndex(name)
+	h.stale = h.index
 	if strings.HasSuffix(name, "-wal") || strings.HasSuffix(name, "-journal") {
+		h.stale = true
 		return true
 	}
 	const magic = "SQLite format 3\x00"
@@ -67,7 +89,7 @@ func (fs *filesystem) database(n *node, fd int, st *unix.Statx_t) bool {
 	}
 	b := make([]byte, len(magic))
 	// The app may have it open to write only.
-	if _, err := unix.Pread(fd, b, 0); err != nil {
+	if _, err := unix.Pread(h.d.fd, b, 0); err != nil {
 		return false
 	}
 	return string(b) == magic

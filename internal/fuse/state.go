@@ -78,6 +78,7 @@ const (
 const (
 	handleDir    = 1 // a directory
 	handleLocked = 2 // a lock was taken by it, which its server's end releases
+	handleIndex  = 4 // an index of a log, which cannot be mapped without answers
 )
 
 // Words of a node's record.
@@ -324,6 +325,12 @@ func (s *state) saveHandle(h *handle) {
 	kind := uint32(0)
 	if h.dir != nil {
 		kind = handleDir
+	}
+	if h.stale {
+		kind |= handleLocked
+	}
+	if h.index {
+		kind |= handleIndex
 	}
 	s.set32(at+handleKind, kind)
 	s.set(at, h.id)

@@ -469,6 +469,15 @@ func (t *tracked) ReleaseDir(in *gofuse.ReleaseIn) {
 }
 
 func (t *tracked) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
+	if lost := t.lost.get(in.Fh); lost != nil && lost.kind&handleIndex != 0 {
+		// A program that has it mapped would be killed. It finds no header, and
+		// no lock that it could have to make one.
+		if code := t.begin(&in.InHeader); code != gofuse.OK {
+			return nil, code
+		}
+		clear(buf)
+		return gofuse.ReadResultData(buf), gofuse.OK
+	}
 	if code := t.ready(cancel, &in.InHeader, in.Fh); code != gofuse.OK {
 		return nil, code
 	}
@@ -544,7 +553,7 @@ func (t *tracked) noteLock(code gofuse.Status, in *gofuse.LkIn) {
 		return
 	}
 	if h := t.handles.get(in.Fh); h != nil && h.saved != 0 {
-		t.state.set32(h.saved+handleKind, handleLocked)
+		t.state.set32(h.saved+handleKind, t.state.get32(h.saved+handleKind)|handleLocked)
 	}
 }
 

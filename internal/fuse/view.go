@@ -293,6 +293,7 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 	v.heralds = newHeralds(own)
 	// Without an offset this is about attributes only.
 	fs.readings.forget = func(node uint64) { v.heralds.inode(node, -1) }
+	fs.dropInode = func(node uint64) bool { return v.heralds.inode(node, 0) }
 	fs.dropName = func(parent uint64, name string) { v.heralds.entry(parent, name) }
 	go func() {
 		server.Serve()

@@ -1,0 +1,225 @@
+package fuse
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// written are the transactions that SQLite has reported as committed.
+type written struct {
+	mu    sync.Mutex
+	done  []string
+	lives int // of programs
+	// errs lets programs be told of errors.
+	errs bool
+}
+
+// writes has a program write to a database until the end, and another one after
+// it when it ends or is told that something is wrong. life is called with each.
+func (w *written) writes(t testing.TB, start func() *client, name string, seed uint64, end time.Time, life func(c *client, rnd *rand.Rand) (over func())) {
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	for n := 0; time.Now().Before(end); n++ {
+		name := fmt.Sprint(name, n)
+		c := start()
+		over := life(c, rnd)
+		for i := 0; time.Now().Before(end); i++ {
+			if got := c.do(transfer(rnd, name, i), fmt.Sprint(i)); got != fmt.Sprint(i) {
+				if got != "ended" && !w.errs {
+					t.Errorf("%s: %s", name, got)
+				}
+				break
+			}
+			w.mu.Lock()
+			w.done = append(w.done, fmt.Sprintf("%s|%d", name, i))
+			w.mu.Unlock()
+		}
+		over()
+		c.cmd.Process.Kill()
+		c.cmd.Wait()
+		w.mu.Lock()
+		w.lives++
+		w.mu.Unlock()
+	}
+}
+
+// verify wants every one of them in the database.
+func (w *written) verify(t testing.TB, db string) {
+	t.Helper()
+	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT sum(v) FROM account; SELECT w, i FROM log;").CombinedOutput()
+	lines := strings.Split(string(out), "\n")
+	if err != nil || len(lines) < 2 || lines[0] != "ok" || lines[1] != "0" {
+		t.Fatalf("%.300s %v", out, err)
+	}
+	there := make(map[string]bool)
+	for _, l := range lines[2:] {
+		there[l] = true
+	}
+	lost := 0
+	for _, d := range w.done {
+		if !there[d] {
+			lost++
+			if lost < 10 {
+				t.Errorf("%s is lost", d)
+			}
+		}
+	}
+	t.Logf("%d transactions, %d lost, %d programs", len(w.done), lost, w.lives)
+}
+
+// TestALogOutlivesTheServer kills the server, at any moment, while programs in a
+// view and on the host write to a database with a write-ahead log. Who was told
+// that his transaction is committed finds it.
+func TestALogOutlivesTheServer(t *testing.T) {
+	during := 3 * time.Second
+	if long() {
+		during = 100 * time.Second
+	}
+	tree := filepath.Join(t.TempDir(), "tree")
+	must(t, os.Mkdir(tree, 0o755))
+	db := filepath.Join(tree, "db")
+	if out, err := exec.Command("sqlite3", db, "PRAGMA journal_mode=wal;"+bank).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v", out, err)
+	}
+	s := newSurvivor(t, survivorSettings{Files: map[string]string{"d1": tree}})
+	w := written{errs: true}
+	var wg sync.WaitGroup
+	end := time.Now().Add(during)
+	for i, path := range []string{s.in("d1", "tree", "db"), s.in("d1", "tree", "db"), db} {
+		wg.Go(func() {
+			w.writes(t, func() *client {
+				return startSQLite(t, exec.Command("sqlite3", "-bail", path), 300*time.Millisecond, "PRAGMA wal_autocheckpoint=50;")
+			}, string(rune('a'+i)), uint64(i), end, func(*client, *rand.Rand) func() { return func() {} })
+		})
+	}
+	rnd, kills := rand.New(rand.NewPCG(1, 1)), 0
+	for time.Now().Before(end) {
+		time.Sleep(time.Duration(50+rnd.IntN(250)) * time.Millisecond)
+		s.kill()
+		kills++
+	}
+	wg.Wait()
+	w.verify(t, db)
+	s.end()
+	if strings.Contains(s.log.String(), "exit status") {
+		t.Error("the server died by itself")
+	}
+	t.Log(kills, "kills")
+	if len(w.done) < kills {
+		t.Error("hardly anything was done")
+	}
+}
+
+// TestPagesThatDoNotArriveLoseNothing takes a document away from an app whose
+// transactions are in the log, and in its own pages of the index, but not yet in
+// anybody else's.
+func TestPagesThatDoNotArriveLoseNothing(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
+	r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode=wal;"+bank+"'")
+	host := r.sqlite("", db, "PRAGMA wal_autocheckpoint=0;")
+	defer host.end()
+	reader, writer := r.sqlite(testApp, seen, "PRAGMA wal_autocheckpoint=0;"), r.sqlite(testApp, seen, "PRAGMA wal_autocheckpoint=0;")
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for i := range 3 {
+		if got := host.do(transfer(rnd, "host", i), "done"); got != "done" {
+			t.Fatal(got)
+		}
+	}
+	if got := reader.do("BEGIN; SELECT count(*) FROM log;", "done"); got != "3" {
+		t.Fatal(got)
+	}
+	for i := range 3 {
+		if got := writer.do(transfer(rnd, "app", i), "done"); got != "done" {
+			t.Fatal(got)
+		}
+	}
+	r.docs.grant(testApp, "d1", Access{})
+	r.view.Invalidate("d1")
+	for _, c := range []*client{reader, writer} {
+		c.cmd.Process.Kill()
+		c.cmd.Wait()
+	}
+	for i := range 3 {
+		if got := host.do(transfer(rnd, "host again", i), "done"); got != "done" {
+			t.Fatal(got)
+		}
+	}
+	host.do("PRAGMA integrity_check;", "done")
+	if got := host.out.Text(); got != "ok" {
+		t.Error(got)
+	}
+	host.out.Scan()
+	if got := host.do("SELECT count(*), sum(w='app') FROM log;", "done"); got != "9|3" {
+		t.Errorf("%s transactions, of which so many are the app's, want 9|3", got)
+	}
+}
+
+// TestManyOpenALogAtOnce has programs in two views and on the host come and go,
+// so that again and again one is the first, who makes the index, and one the
+// last, who removes it.
+func TestManyOpenALogAtOnce(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
+	db := filepath.Join(tree, "db")
+	r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode=wal;"+bank+"'")
+	rounds := 12
+	if long() {
+		rounds = 1000
+	}
+	done := 0
+	for i := range rounds {
+		var wg sync.WaitGroup
+		for j, path := range []string{r.in(testApp, "d1", "tree", "db"), r.in(testApp, "d1", "tree", "db"), r.in(otherApp, "d1", "tree", "db"), db} {
+			done++
+			wg.Go(func() {
+				sql := fmt.Sprintf("INSERT INTO log(w, i) VALUES('%d', %d);", j, i)
+				if out, err := exec.Command("sqlite3", "-bail", "-cmd", ".timeout 30000", path, sql).CombinedOutput(); err != nil {
+					t.Errorf("round %d, %s: %s %v", i, path, out, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM log;").CombinedOutput()
+	if want := fmt.Sprintf("ok\n%d\n", done); string(out) != want || err != nil {
+		t.Errorf("%s %v, want %s", out, err, want)
+	}
+}
+
+// TestADatabaseMadeInAView: of a file that became a database after it was opened
+// the kernel has pages, and they are right all the same.
+func TestADatabaseMadeInAView(t *testing.T) {
+	r := newRig(t)
+	tree := r.dirDoc("d1")
+	db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
+	app := r.sqlite(testApp, seen, "PRAGMA journal_mode=wal;")
+	defer app.end()
+	if got := app.do(bank, "made"); got != "made" {
+		t.Fatal(got)
+	}
+	host := r.sqlite("", db, "PRAGMA wal_autocheckpoint=0;")
+	defer host.end()
+	rounds := 60
+	if long() {
+		rounds = 20_000
+	}
+	for i := range rounds {
+		if got := host.do(fmt.Sprintf("UPDATE account SET v=%d; PRAGMA wal_checkpoint(TRUNCATE);", i), "done"); got != "0|0|0" {
+			t.Fatal(got)
+		}
+		host.out.Scan()
+		if got, want := app.do("SELECT min(v), max(v) FROM account;", "done"), fmt.Sprintf("%d|%d", i, i); got != want {
+			t.Fatalf("the app sees %s, want %s", got, want)
+		}
+		app.out.Scan()
+	}
+}
