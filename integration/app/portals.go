@@ -124,7 +124,26 @@ func portal(r wire.Request, a *wire.Answer) error {
 		if err := conn.Object(portalName, portalPath).Call("org.freedesktop.portal.Location.CreateSession", 0, vars{"session_handle_token": dbus.MakeVariant("s")}).Store(&session); err != nil {
 			return err
 		}
-		return ask("Location.Start", nil, session, "")
+		if err := conn.AddMatchSignal(dbus.WithMatchInterface("org.freedesktop.portal.Location")); err != nil {
+			return err
+		}
+		moved := make(chan *dbus.Signal, 8)
+		conn.Signal(moved)
+		if _, err := request(conn, "Location.Start", nil, session, ""); err != nil {
+			return err
+		}
+		late := time.After(patience)
+		for {
+			select {
+			case s := <-moved:
+				if s != nil && s.Name == "org.freedesktop.portal.Location.LocationUpdated" {
+					a.Data = fmt.Sprint(s.Body...)
+					return nil
+				}
+			case <-late:
+				return errors.New("no location came")
+			}
+		}
 	case "NetworkMonitor":
 		return simple("NetworkMonitor.GetAvailable")
 	case "Notification":
@@ -132,11 +151,31 @@ func portal(r wire.Request, a *wire.Answer) error {
 	case "OpenURI":
 		return ask("OpenURI.OpenURI", vars{"ask": yes}, "", r.Data)
 	case "Print":
-		return ask("Print.PreparePrint", nil, "", "Paper", vars{}, vars{})
+		results, err := request(conn, "Print.PreparePrint", nil, "", "Paper", vars{}, vars{})
+		if err != nil {
+			return err
+		}
+		page, out, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer page.Close()
+		out.WriteString(r.Data)
+		out.Close()
+		return ask("Print.Print", vars{"token": results["token"]}, "", "Paper", dbus.UnixFD(page.Fd()))
 	case "ProxyResolver":
 		return simple("ProxyResolver.Lookup", "https://example.org/")
 	case "ScreenCast":
-		return ask("ScreenCast.CreateSession", vars{"session_handle_token": dbus.MakeVariant("s")})
+		results, err := request(conn, "ScreenCast.CreateSession", vars{"session_handle_token": dbus.MakeVariant("s")})
+		if err != nil {
+			return err
+		}
+		handle, _ := results["session_handle"].Value().(string)
+		session := dbus.ObjectPath(handle)
+		if _, err := request(conn, "ScreenCast.SelectSources", nil, session); err != nil {
+			return err
+		}
+		return ask("ScreenCast.Start", nil, session, "")
 	case "Screenshot":
 		return ask("Screenshot.Screenshot", nil, "")
 	case "Secret":

@@ -115,14 +115,37 @@ func (r *Reader) Await(program, role, name string) (*Element, error) {
 	return found, nil
 }
 
-// Press does what a press on the element does.
+// sensitive is the bit of AT-SPI's states for what can be used.
+const sensitive = 1 << 24
+
+// Press does what a press on the element does, when it can be pressed.
 func (e *Element) Press() error {
+	err := session.Await(dialogLimit, func() (bool, error) {
+		var states []uint32
+		err := e.reader.call(e.at, accessible+".GetState").Store(&states)
+		return len(states) > 0 && states[0]&sensitive != 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("%q cannot be pressed: %w", e.Name, err)
+	}
 	var done bool
 	if err := e.reader.call(e.at, "org.a11y.atspi.Action.DoAction", int32(0)).Store(&done); err != nil {
 		return fmt.Errorf("press %q: %w", e.Name, err)
 	}
 	if !done {
 		return fmt.Errorf("%q cannot be pressed", e.Name)
+	}
+	return nil
+}
+
+// SelectRow selects a row of a table, the first of which is 0.
+func (e *Element) SelectRow(row int32) error {
+	var done bool
+	if err := e.reader.call(e.at, "org.a11y.atspi.Table.AddRowSelection", row).Store(&done); err != nil {
+		return fmt.Errorf("row %d of %q: %w", row, e.Name, err)
+	}
+	if !done {
+		return fmt.Errorf("row %d of %q cannot be selected", row, e.Name)
 	}
 	return nil
 }

@@ -10,6 +10,12 @@ import (
 // vars are the options of a call, or its results.
 type vars = map[string]dbus.Variant
 
+// stream is what an app gets of a screen.
+type stream struct {
+	Node       uint32
+	Properties vars
+}
+
 // agreed is what a person answers who is asked by a dialog.
 const agreed = uint32(0)
 
@@ -101,7 +107,8 @@ func (c *chooser) interfaces() map[string]map[string]any {
 			},
 			"Start": func(_, _ path, app, _ string, _ vars) (uint32, vars, *dbus.Error) {
 				seen("ScreenCast.Start", app)
-				return 1, vars{}, nil // there is no screen
+				// As if there were a screen, in PipeWire's node 1.
+				return agreed, vars{"streams": dbus.MakeVariant([]stream{{1, vars{}}})}, nil
 			},
 		},
 		"Screenshot": {

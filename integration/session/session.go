@@ -45,6 +45,7 @@ type Session struct {
 	Home    string // the home directory, empty at first
 	Runtime string // XDG_RUNTIME_DIR, 0700
 	Address string // of the session bus
+	System  string // of the bus in place of the system's, "" without Portals
 
 	stage    string
 	bus      int // process id of the bus
@@ -97,11 +98,10 @@ func Start(o Options) (s *Session, err error) {
 		return s, err
 	}
 	if o.Portals {
-		system, err := s.startBus("system-bus")
-		if err != nil {
+		if s.System, err = s.startBus("system-bus"); err != nil {
 			return s, fmt.Errorf("system bus: %w", err)
 		}
-		s.env = append(s.env, "DBUS_SYSTEM_BUS_ADDRESS="+system)
+		s.env = append(s.env, "DBUS_SYSTEM_BUS_ADDRESS="+s.System)
 	}
 	if s.Address, err = s.startBus("bus"); err != nil {
 		return s, fmt.Errorf("session bus: %w", err)
