@@ -28,6 +28,9 @@ func (l limited) locked(n *node, in *gofuse.LkIn, request func() gofuse.Status) 
 	return code
 }
 
+// databaseMagic is what a database of SQLite's begins with.
+const databaseMagic = "SQLite format 3\x00"
+
 // lockedBytes is where the locks of a database of SQLite's begin (PENDING_BYTE).
 const lockedBytes = 1 << 30
 
@@ -79,18 +82,17 @@ func (fs *filesystem) database(h *handle, st *unix.Statx_t) bool {
 	_, name := fs.nodes.place(h.n)
 	h.index = isIndex(name)
 	h.stale = h.index
-	if strings.HasSuffix(name, "-wal") || strings.HasSuffix(name, "-journal") {
+	if strings.HasSuffix(name, logSuffix) || strings.HasSuffix(name, "-journal") {
 		h.stale = true
 		return true
 	}
-	const magic = "SQLite format 3\x00"
 	if st.Size < 512 || st.Size%512 != 0 { // the smallest page, and every other
 		return false
 	}
-	b := make([]byte, len(magic))
+	b := make([]byte, len(databaseMagic))
 	// The app may have it open to write only.
 	if _, err := unix.Pread(h.d.fd, b, 0); err != nil {
 		return false
 	}
-	return string(b) == magic
+	return string(b) == databaseMagic
 }

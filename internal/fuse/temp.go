@@ -116,6 +116,11 @@ func (v *docView) backingLocked(doc *Document, name string) string {
 	if name == doc.Name {
 		return name
 	}
+	if beside, errno := v.fs.beside(doc, name); beside {
+		return name
+	} else if errno != 0 {
+		return ""
+	}
 	if f := v.temps[name]; f != nil {
 		return f.hidden
 	}
@@ -131,6 +136,15 @@ func (v *docView) names2(doc *Document) iter.Seq2[string, string] {
 	for name, f := range v.temps {
 		shown[name] = f.hidden
 		order = append(order, name)
+	}
+	for _, suffix := range []string{logSuffix, indexSuffix} {
+		name := doc.Name + suffix
+		if beside, _ := v.fs.beside(doc, name); beside {
+			if shown[name] == "" {
+				order = append(order, name)
+			}
+			shown[name] = name
+		}
 	}
 	slices.Sort(order)
 	return func(yield func(string, string) bool) {
@@ -189,10 +203,13 @@ func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn
 	defer v.names.Unlock()
 	if hidden := v.backingLocked(s.doc, name); hidden != "" {
 		errno = fs.createIn(n, s, base.fd, hidden, in, name, syscall.ENOENT, out)
-		if errno == 0 && hidden == name {
+		if errno == 0 && name == s.doc.Name {
 			v.mainMade()
 		}
 		return errno
+	}
+	if _, errno := fs.beside(s.doc, name); errno != 0 {
+		return errno // it must not become a temp file
 	}
 	f, errno := fs.temps.add(v, name, s.doc, false)
 	if errno != 0 {
@@ -239,7 +256,7 @@ func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscal
 	if err := unix.Unlinkat(base.fd, hidden, 0); err != nil {
 		return errnoOf(err)
 	}
-	if f := v.temps[name]; f != nil {
+	if f := v.temps[name]; f != nil && f.hidden == hidden {
 		v.setTemp(name, nil)
 		fs.temps.done(f)
 	}
@@ -265,6 +282,11 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 	oldHidden, newHidden := v.backingLocked(s.doc, oldName), v.backingLocked(s.doc, newName)
 	if !component(oldHidden) || !isRegular(base.fd, oldHidden) {
 		return syscall.ENOENT
+	}
+	for _, names := range [...][2]string{{oldName, oldHidden}, {newName, newHidden}} {
+		if names[0] == names[1] && names[0] != s.doc.Name {
+			return syscall.EPERM // nobody renames the log of a database
+		}
 	}
 	replaces := newHidden != "" && isRegular(base.fd, newHidden)
 	moved := fs.nodeAt(v, base.fd, oldHidden)

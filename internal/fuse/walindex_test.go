@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -222,4 +223,126 @@ func TestADatabaseMadeInAView(t *testing.T) {
 		}
 		app.out.Scan()
 	}
+}
+
+// loggedDoc makes a file document of a database that has a write-ahead log.
+func (r *rig) loggedDoc(id string) (host string) {
+	r.Helper()
+	host = filepath.Join(r.dir(id+".d"), "db")
+	r.run("", "sqlite3 "+host+" 'PRAGMA journal_mode=wal;"+bank+"'")
+	r.docs.add(r, id, host)
+	r.docs.grant(testApp, id, Access{Read: true, Write: true})
+	return host
+}
+
+// TestALoggedDatabaseAsAFile: programs in a sandbox that has the file alone, in
+// one that has its directory, and on the host, killed now and then.
+func TestALoggedDatabaseAsAFile(t *testing.T) {
+	during := 2 * time.Second
+	if long() {
+		during = 60 * time.Second
+	}
+	r := newRig(t)
+	host := r.loggedDoc("f1")
+	r.docs.add(t, "d1", filepath.Dir(host))
+	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
+	var w written
+	var wg sync.WaitGroup
+	end := time.Now().Add(during)
+	for i, p := range []struct{ app, db string }{{testApp, "$DOC/f1/db"}, {testApp, "$DOC/f1/db"}, {otherApp, "$DOC/d1/f1.d/db"}, {"", host}} {
+		wg.Go(func() {
+			w.writes(t, func() *client { return r.sqlite(p.app, p.db, "PRAGMA wal_autocheckpoint=50;") },
+				string(rune('a'+i)), uint64(i), end, func(c *client, rnd *rand.Rand) func() {
+					dies := time.AfterFunc(time.Duration(200+rnd.IntN(400))*time.Millisecond, func() { c.cmd.Process.Kill() })
+					return func() { dies.Stop() }
+				})
+		})
+	}
+	wg.Wait()
+	w.verify(t, host)
+	r.run(testApp, "sqlite3 $DOC/f1/db 'SELECT count(*) FROM log' >/dev/null; ls -A $DOC/f1 >/tmp/l; test $(cat /tmp/l) = db")
+	if left := names(t, filepath.Dir(host)); len(left) != 1 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// TestWhatAHostHasCommittedIsInTheFile: the log of a program that was killed is
+// there for an app that has the file, also to read it only.
+func TestWhatAHostHasCommittedIsInTheFile(t *testing.T) {
+	r := newRig(t)
+	host := r.loggedDoc("f1")
+	r.docs.grant(otherApp, "f1", Access{Read: true})
+	c := r.sqlite("", host, "PRAGMA wal_autocheckpoint=0;")
+	if got := c.do(transfer(rand.New(rand.NewPCG(1, 1)), "host", 1), "done"); got != "done" {
+		t.Fatal(got)
+	}
+	r.run(otherApp, `test "$(sqlite3 -readonly $DOC/f1/db 'SELECT w FROM log')" = host`)
+	c.cmd.Process.Kill()
+	c.cmd.Wait()
+	r.run(testApp, `test "$(sqlite3 $DOC/f1/db 'SELECT w FROM log')" = host`)
+}
+
+// TestOnlyTheLogOfADatabaseIsBeside: other files of such names are nobody's but
+// their owner's, and what an app makes is a temp file.
+func TestOnlyTheLogOfADatabaseIsBeside(t *testing.T) {
+	r := newRig(t)
+	host := r.loggedDoc("f1")
+	text := r.fileDoc("f2", "text")
+	rollback := filepath.Join(r.dir("f3.d"), "db")
+	r.run("", "sqlite3 "+rollback+" 'CREATE TABLE t(x)'")
+	r.docs.add(t, "f3", rollback)
+	r.docs.grant(testApp, "f3", Access{Read: true, Write: true})
+	elsewhere := r.file("elsewhere", "\x37\x7f\x06\x82")
+	for _, p := range []struct {
+		id, host, name string
+		plant          func(path string) error
+	}{
+		{"f1", host, "db-journal", nil},
+		{"f1", host, "db-wal2", nil},
+		{"f1", host, "db-wal", func(path string) error { return os.WriteFile(path, []byte("notes"), 0o600) }},
+		{"f1", host, "db-shm", func(path string) error { return os.WriteFile(path, []byte("notes"), 0o600) }},
+		{"f1", host, "db-wal", func(path string) error { return os.Symlink(elsewhere, path) }},
+		{"f1", host, "db-wal", func(path string) error { return os.Symlink(elsewhere+"-missing", path) }},
+		{"f1", host, "db-shm", func(path string) error { return os.Mkdir(path, 0o700) }},
+		{"f2", text, "file.txt-wal", nil},
+		{"f2", text, "file.txt-wal", func(path string) error { return os.WriteFile(path, []byte("\x37\x7f\x06\x82"), 0o600) }},
+		{"f3", rollback, "db-wal", nil},
+		{"f3", rollback, "db-shm", func(path string) error { return os.WriteFile(path, nil, 0o600) }},
+	} {
+		at, seen := filepath.Join(filepath.Dir(p.host), p.name), r.in(testApp, p.id, p.name)
+		var before string
+		if p.plant != nil {
+			must(t, p.plant(at))
+			b, _ := os.ReadFile(at)
+			before = string(b)
+		}
+		if _, err := os.Lstat(seen); err == nil {
+			t.Errorf("%s of the host is seen", p.name)
+		}
+		if err := os.Remove(seen); err == nil {
+			t.Errorf("%s of the host can be removed", p.name)
+		}
+		must(t, os.WriteFile(seen, []byte("the app's"), 0o600))
+		wantContent(t, seen, "the app's")
+		if p.plant == nil {
+			if _, err := os.Lstat(at); err == nil {
+				t.Errorf("%s is made on the host", p.name)
+			}
+		} else if b, _ := os.ReadFile(at); string(b) != before {
+			t.Errorf("%s of the host has changed", p.name)
+		}
+		must(t, os.Remove(seen))
+		if p.plant != nil {
+			must(t, os.Remove(at))
+		}
+	}
+	wantContent(t, elsewhere, "\x37\x7f\x06\x82")
+	if _, err := os.Lstat(elsewhere + "-missing"); err == nil {
+		t.Error("a file was made elsewhere")
+	}
+	// The log is not to be renamed, nor anything to become it.
+	must(t, os.WriteFile(r.in(testApp, "f1", "db-wal"), nil, 0o600))
+	must(t, os.WriteFile(r.in(testApp, "f1", "other"), nil, 0o600))
+	wantErr(t, "rename a log", os.Rename(r.in(testApp, "f1", "db-wal"), r.in(testApp, "f1", "other")), syscall.EPERM)
+	wantErr(t, "rename to a log", os.Rename(r.in(testApp, "f1", "other"), r.in(testApp, "f1", "db-wal")), syscall.EPERM)
 }
