@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 
 	"docportal/internal/sandbox"
@@ -22,41 +21,18 @@ func (o *options) daemon(w *worker) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	instance := sandbox.NewInstanceID()
-	if o.DryRun != "" {
-		instance = sandbox.DryInstanceID
-	}
 	args := o.Words
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
-	plan, err := sandbox.NewDaemonPlan(profile, host, instance, args)
+	plan, err := sandbox.NewDaemonPlan(profile, host, o.instanceID(), args)
 	if err != nil {
 		return 0, err
 	}
 	defer plan.Close()
-	starter := &sandbox.Starter{
-		Warn:  func(format string, args ...any) { fmt.Fprintf(os.Stderr, "sbx-run: "+format+"\n", args...) },
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Signals: w.signals, Defaults: w.defaults,
-	}
-	if o.Verbose {
-		for _, warning := range plan.Warnings {
-			starter.Warn("%s", warning)
-		}
-	}
-	if starter.Bwrap, err = find("bwrap"); err != nil {
+	starter, err := o.starter(w, plan)
+	if starter == nil {
 		return 0, err
-	}
-	if starter.Proxy, err = find("xdg-dbus-proxy"); err != nil {
-		return 0, err
-	}
-	switch o.DryRun {
-	case "":
-	case "argv":
-		return 0, starter.PrintArgv(os.Stdout, plan)
-	default:
-		return 0, plan.Print(os.Stdout)
 	}
 	if os.Geteuid() != 0 {
 		return 0, errors.New("--system is for root: a service manager starts daemons")

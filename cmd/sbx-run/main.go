@@ -199,37 +199,14 @@ func (o *options) run(w *worker) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	instance := sandbox.NewInstanceID()
-	if o.DryRun != "" {
-		instance = sandbox.DryInstanceID
-	}
-	plan, err := sandbox.NewPlan(profile, host, instance, sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal, LogBus: o.LogDbus})
+	plan, err := sandbox.NewPlan(profile, host, o.instanceID(), sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal, LogBus: o.LogDbus})
 	if err != nil {
 		return 0, err
 	}
 	defer plan.Close()
-	starter := &sandbox.Starter{
-		Warn:  func(format string, args ...any) { fmt.Fprintf(os.Stderr, "sbx-run: "+format+"\n", args...) },
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Signals: w.signals, Defaults: w.defaults,
-	}
-	if o.Verbose {
-		for _, w := range plan.Warnings {
-			starter.Warn("%s", w)
-		}
-	}
-	if starter.Bwrap, err = find("bwrap"); err != nil {
+	starter, err := o.starter(w, plan)
+	if starter == nil {
 		return 0, err
-	}
-	if starter.Proxy, err = find("xdg-dbus-proxy"); err != nil {
-		return 0, err
-	}
-	switch o.DryRun {
-	case "":
-	case "argv":
-		return 0, starter.PrintArgv(os.Stdout, plan)
-	default:
-		return 0, plan.Print(os.Stdout)
 	}
 	starter.Accessibility = func(ctx context.Context, activate bool) (string, error) {
 		return accessibilityBus(ctx, host, activate)
@@ -256,6 +233,43 @@ func (o *options) run(w *worker) (int, error) {
 		defer done()
 	}
 	return starter.Run(w.ctx, plan)
+}
+
+// starter finds what carries a plan out. With --dry-run it prints the plan
+// instead, and the *Starter is nil.
+func (o *options) starter(w *worker, plan *sandbox.Plan) (starter *sandbox.Starter, err error) {
+	starter = &sandbox.Starter{
+		Warn:  func(format string, args ...any) { fmt.Fprintf(os.Stderr, "sbx-run: "+format+"\n", args...) },
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Signals: w.signals, Defaults: w.defaults,
+	}
+	if o.Verbose {
+		for _, warning := range plan.Warnings {
+			starter.Warn("%s", warning)
+		}
+	}
+	if starter.Bwrap, err = find("bwrap"); err != nil {
+		return nil, err
+	}
+	if starter.Proxy, err = find("xdg-dbus-proxy"); err != nil {
+		return nil, err
+	}
+	switch o.DryRun {
+	case "":
+		return starter, nil
+	case "argv":
+		return nil, starter.PrintArgv(os.Stdout, plan)
+	default:
+		return nil, plan.Print(os.Stdout)
+	}
+}
+
+// instanceID is a new instance's name, or what stands for one in --dry-run.
+func (o *options) instanceID() string {
+	if o.DryRun != "" {
+		return sandbox.DryInstanceID
+	}
+	return sandbox.NewInstanceID()
 }
 
 // find looks a program up in PATH. A link of the person's to it would not be

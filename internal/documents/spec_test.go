@@ -3,7 +3,6 @@ package documents
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -16,7 +15,7 @@ import (
 // the document portal's and of the identification's rules. A name with a
 // directory before it is in another package.
 func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
-	for line, tests := range map[string]string{
+	testsession.EveryLineHasATest(t, os.Getenv(testsession.SourceVariable), map[string]string{
 		// Documents, its methods.
 		"GetMountPoint: bytes with a NUL, for all":                   "EveryMethodThroughARealProxy MountPointIsBytesWithNUL",
 		"GetMountPoint: when the mount answers, fast if it cannot":   "MountFails OneMount",
@@ -80,32 +79,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"cached per unique name, dropped when it leaves": "../bus:ACallerIsIdentifiedOnceWhileItStays ../bus:APeerThatLeavesBeforeItIsIdentified",
 		"the grammar of ids":                             "../appid:Valid",
 		"from the sandbox's paths to the host's":         "../identity:APathOfTheSandboxIsOneOnTheHost MovedBind ../identity:RecordedMountsAreBelievedOnlyIfEverythingFits",
-	} {
-		for name := range strings.FieldsSeq(tests) {
-			dir, test, ok := strings.Cut(name, ":")
-			if !ok {
-				dir, test = ".", name
-			}
-			if !hasTest(t, dir, test) {
-				t.Errorf("%s: no test %s in %s", line, test, dir)
-			}
-		}
-	}
-}
-
-func hasTest(t *testing.T, dir, name string) bool {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(os.Getenv(testsession.SourceVariable), dir, "*_test.go"))
-	if err != nil || len(files) == 0 {
-		t.Fatal(dir, " has no tests: ", err)
-	}
-	want := regexp.MustCompile(`(?m)^func Test` + name + `\(`)
-	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && want.Match(b) {
-			return true
-		}
-	}
-	return false
+	})
 }
 
 // TestIDsAreFileNamesAndNeverTheSame: 128 bits in [0-9a-f].

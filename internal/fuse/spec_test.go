@@ -3,17 +3,16 @@ package fuse
 import (
 	"cmp"
 	"os"
-	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
+
+	"docportal/internal/testsession"
 )
 
 // TestEveryLineOfTheSpecificationHasATest says which tests show which line of
 // the file view's rules, but those of the life of the mount. A name with a
 // directory before it is in another package.
 func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
-	for line, tests := range map[string]string{
+	testsession.EveryLineHasATest(t, cmp.Or(os.Getenv(sourceVariable), "."), map[string]string{
 		// The tree.
 		"mounted by the user, fsname, subtype, nosuid, nodev; fusermount 2 will do": "MountIsADocumentPortals NoHelperIsAClearError",
 		"modes of the views and of documents":                                       "TreeHasItsModes",
@@ -63,31 +62,5 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"no handler waits for another":                            "AHungDocumentHindersNoOther ADocumentThatLeadsIntoTheView ALeaseHoldsUpNobodyElse ../documents:AHungDocumentDelaysNoCall",
 		"an interrupt of a stuck call is answered":                "AHungDocumentHindersNoOther",
 		"64 stuck calls of a file system, 16 of a document":       "StuckCallsAreBounded AHungDocumentHindersNoOther",
-	} {
-		for name := range strings.FieldsSeq(tests) {
-			dir, test, ok := strings.Cut(name, ":")
-			if !ok {
-				dir, test = ".", name
-			}
-			if !hasTest(t, dir, test) {
-				t.Errorf("%s: no test %s in %s", line, test, dir)
-			}
-		}
-	}
-}
-
-func hasTest(t *testing.T, dir, name string) bool {
-	t.Helper()
-	source := cmp.Or(os.Getenv(sourceVariable), ".")
-	files, err := filepath.Glob(filepath.Join(source, dir, "*_test.go"))
-	if err != nil || len(files) == 0 {
-		t.Fatal(dir, " has no tests: ", err)
-	}
-	want := regexp.MustCompile(`(?m)^func (Test)?` + name + `\(`)
-	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && want.Match(b) {
-			return true
-		}
-	}
-	return false
+	})
 }

@@ -593,3 +593,65 @@ func TestGrantsInTheRuntimeDirectory(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsTheSameForEveryApp(t *testing.T) {
+	pl := mustPlan(t, testHost(t), "")
+	for path, want := range map[string]Kind{
+		"/usr": ROBind, "/etc": ROBind, "/sys/devices": ROBind,
+		"/proc": Proc, "/dev": Dev, "/tmp": Tmpfs, "/run": Tmpfs, "/var": Tmpfs, "/var/run": Symlink,
+		// Without it the first question for a font takes half a second.
+		"/var/cache/fontconfig": ROBind,
+	} {
+		if want == ROBind && !exists(path) {
+			t.Fatalf("this machine has no %s", path)
+		}
+		if m := pl.shows(path); m.Kind != want || m.Dest != path || want == ROBind && m.Source != path {
+			t.Errorf("%s shows %+v", path, m)
+		}
+	}
+	for _, path := range []string{"/bin", "/sbin", "/lib"} {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := pl.shows(path)
+		if to, _ := os.Readlink(path); m.Dest != path || info.Mode()&os.ModeSymlink != 0 && (m.Kind != Symlink || m.Source != to) || info.IsDir() && m.Kind != ROBind {
+			t.Errorf("%s shows %+v, and is %v", path, m, info.Mode())
+		}
+	}
+	// Nothing else of the machine.
+	for _, path := range []string{"/sys/kernel", "/sys/fs", "/sys/firmware", "/var/lib", "/var/log", "/root", "/boot", "/home"} {
+		if m := pl.shows(path); m.Dest != "" && (m.Kind == Bind || m.Kind == ROBind) {
+			t.Errorf("%s shows %+v", path, m)
+		}
+	}
+}
+
+// A resolv.conf that links out of /etc is found where it leads, and as a
+// directory, since the file is replaced.
+func TestResolverTargets(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"etc", "run/resolve"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir+"/run/resolve/stub.conf", "nameserver ::1\n")
+	write(t, dir+"/etc/plain", "nameserver ::1\n")
+	for name, to := range map[string]string{"absolute": dir + "/run/resolve/stub.conf", "relative": "../run/resolve/stub.conf", "twice": "relative", "dangling": "/run/none"} {
+		if err := os.Symlink(to, filepath.Join(dir, "etc", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string][]string{
+		"absolute": {dir + "/run/resolve"}, "relative": {dir + "/run/resolve"},
+		"twice": {dir + "/etc", dir + "/run/resolve"}, "dangling": nil, "plain": nil, "missing": nil,
+	} {
+		if got := resolverTargets(filepath.Join(dir, "etc", name)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
