@@ -105,7 +105,7 @@ func (c *flatpakCommand) check(dirs []string) error {
 
 // asOptions are the options of sbx-run that do the same.
 func (c *flatpakCommand) asOptions() *options {
-	return &options{Command: c.command, Words: append([]string{c.app}, c.args...), literal: !c.forwarding}
+	return &options{Command: c.command, Words: append([]string{c.app}, c.args...), Literal: !c.forwarding}
 }
 
 // access prints what the app's sandbox shows of a path, as flatpak does.

@@ -199,7 +199,7 @@ func (o *options) run(w *worker) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	plan, err := sandbox.NewPlan(profile, host, o.instanceID(), sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.literal, LogBus: o.LogDbus})
+	plan, err := sandbox.NewPlan(profile, host, o.instanceID(), sandbox.Request{Args: o.Words[1:], Cwd: o.Cwd, Shell: o.Shell, Literal: o.Literal, LogBus: o.LogDbus})
 	if err != nil {
 		return 0, err
 	}
@@ -219,7 +219,7 @@ func (o *options) run(w *worker) (int, error) {
 			return addDocument(ctx, host.SessionBus.Address, app, f)
 		}
 	}
-	if arg := misplaced(o.Words[1:]); arg != "" && !o.literal {
+	if arg := misplaced(o.Words[1:]); arg != "" && !o.Literal {
 		starter.Warn("%s is passed to the program: options of sbx-run come before the app", arg)
 	}
 	if names := desktop.SessionDirs(os.Getenv).Activatable(profile.Name); len(names) > 0 {

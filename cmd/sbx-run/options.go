@@ -41,6 +41,7 @@ type options struct {
 	Cwd            string     `placeholder:"DIR" help:"Start in this directory of the sandbox."`
 	Shell          bool       `help:"Run a shell in the app's sandbox instead of the app."`
 	FileForwarding bool       `hidden:"" help:"Nothing: files between @@ and @@ always become documents."`
+	Literal        bool       `help:"Leave @@ among the program's arguments as it is: they may be somebody else's words."`
 	NoDocuments    bool       `help:"Start without the document portal."`
 	DryRun         dryRunFlag `placeholder:"argv" help:"Print what would run, start nothing; --dry-run=argv prints the command lines."`
 	LogDbus        bool       `help:"Say what the bus proxy refuses the app, and what a profile would say to allow it."`
@@ -51,8 +52,6 @@ type options struct {
 	System         string     `placeholder:"NAME" help:"As root: run a daemon of the system in its sandbox. NAME is the name or the path of its profile; arguments go to the daemon."`
 	Verbose        bool       `help:"Say more."`
 	Version        kong.VersionFlag
-
-	literal bool // "@@" among the words means nothing
 
 	Words []string `arg:"" optional:"" name:"app" complete:"profile" passthrough:"partial" help:"The app, then its arguments."`
 }

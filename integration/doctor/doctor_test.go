@@ -433,6 +433,51 @@ func TestApps(t *testing.T) {
 	}
 }
 
+// TestWritten: a portal has written down how an app is started.
+func TestWritten(t *testing.T) {
+	s := start(t, session.Options{})
+	for name, text := range map[string]string{
+		".config/sbx/profiles/org.example.App.profile":          "[Application]\nname=org.example.App\ncommand=sh\n",
+		".config/autostart/org.example.App.desktop":             "[Desktop Entry]\nType=Application\nExec=flatpak run --command=sh org.example.App -c true\nX-Flatpak=org.example.App\n",
+		".config/autostart/org.example.Flatpak.desktop":         "[Desktop Entry]\nType=Application\nExec=/usr/bin/flatpak run org.example.Flatpak\n",
+		".config/autostart/other.desktop":                       "[Desktop Entry]\nType=Application\nExec=true\n",
+		".local/share/applications/org.example.App.One.desktop": "[Desktop Entry]\nType=Application\nExec=/usr/bin/flatpak run org.example.App\n",
+	} {
+		path := filepath.Join(s.Home, name)
+		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	out, status := examine(t, s.Command("sbx-run", "--doctor"))
+	mend := regexp.MustCompile(`(?m)org.example.App by flatpak.*; mend it: (.*)$`).FindAllStringSubmatch(out, -1)
+	if len(mend) != 2 || strings.Count(out, "by flatpak") != 2 {
+		t.Fatal(out)
+	}
+	finds(t, out, status, "warning", "autostart/org.example.App.desktop starts org.example.App by flatpak", "sed")
+	for _, m := range mend {
+		must(t, run(s.Command("sh", "-c", m[1])))
+	}
+	if out, _ := examine(t, s.Command("sbx-run", "--doctor")); strings.Contains(out, "by flatpak") {
+		t.Error("what mends it does not: ", out)
+	}
+	for _, name := range []string{".config/autostart/org.example.App.desktop", ".local/share/applications/org.example.App.One.desktop"} {
+		b, err := os.ReadFile(filepath.Join(s.Home, name))
+		must(t, err)
+		if !strings.Contains(string(b), "\nExec=sbx-run --literal ") {
+			t.Errorf("%s: %s", name, b)
+		}
+	}
+	// The stand-in knows it.
+	must(t, os.WriteFile(filepath.Join(s.Home, ".config/autostart/org.example.App.desktop"), []byte("[Desktop Entry]\nExec=flatpak run org.example.App\n"), 0o600))
+	bin := filepath.Join(s.Home, "bin")
+	must(t, os.Mkdir(bin, 0o700))
+	must(t, os.Symlink(filepath.Join(s.Stage(), "bin/sbx-run"), filepath.Join(bin, "flatpak")))
+	cmd := s.Command("sbx-run", "--doctor")
+	session.PathFirst(cmd, bin)
+	if out, _ := examine(t, cmd); strings.Contains(out, "by flatpak") {
+		t.Error("with the stand-in: ", out)
+	}
+}
+
 // TestInside: from inside of a sandbox nothing can be said of the machine.
 func TestInside(t *testing.T) {
 	s := start(t, session.Options{})

@@ -25,6 +25,7 @@ func (x *examination) apps(context.Context) {
 		}
 		return
 	}
+	x.written()
 	for _, id := range sandbox.Installed(x.ProfileDirs) {
 		p, err := sandbox.Load(id, x.ProfileDirs)
 		if err != nil {
