@@ -92,7 +92,7 @@ func TestOpenRCDaemon(t *testing.T) {
 
 // TestOpenRCUser: the user service starts docportal on the session's bus, and
 // elsewhere leaves it to the bus. OpenRC's user mode itself is newer than the
-// one that Debian packages; what the script does is run by the latter.
+// one that Debian 12 packages; packaging/user-service tests it there.
 func TestOpenRCUser(t *testing.T) {
 	openRC(t)
 	script := service(t, "etc/user/init.d/docportal", "docportal")
