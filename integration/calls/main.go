@@ -81,6 +81,10 @@ func common() []try {
 		{"tiocsti-high", unix.SYS_IOCTL, [3]uintptr{bad, unix.TIOCSTI | high, none}},
 		{"tioclinux", unix.SYS_IOCTL, [3]uintptr{bad, unix.TIOCLINUX, none}},
 		{"tiocgwinsz", unix.SYS_IOCTL, [3]uintptr{bad, unix.TIOCGWINSZ, none}},
+		{"setlease", unix.SYS_FCNTL, [3]uintptr{bad, unix.F_SETLEASE, unix.F_WRLCK}},
+		{"setlease-high", unix.SYS_FCNTL, [3]uintptr{bad, unix.F_SETLEASE | high, unix.F_WRLCK}},
+		{"setdelegation", unix.SYS_FCNTL, [3]uintptr{bad, 1024 + 16, none}}, // F_SETDELEG
+		{"getfl", unix.SYS_FCNTL, [3]uintptr{bad, unix.F_GETFL, none}},
 		{"vsock", unix.SYS_SOCKET, [3]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM, none}},
 		{"vsock-high", unix.SYS_SOCKET, [3]uintptr{unix.AF_VSOCK | high, unix.SOCK_STREAM, none}},
 		{"socketpair-tipc", unix.SYS_SOCKETPAIR, [3]uintptr{unix.AF_TIPC, unix.SOCK_STREAM, none}},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,6 +94,16 @@ func Gate(args []string) int {
 	for number := range strings.SplitSeq(args[5], ",") {
 		if sig, err := strconv.Atoi(number); err == nil {
 			signal.Notify(make(chan os.Signal, 1), syscall.Signal(sig))
+		}
+	}
+	// Bwrap's own process in the sandbox is bound to sbx-run's life, as long as
+	// nobody writes into its memory (/proc/1/mem). Who is in a domain of his own
+	// cannot look into processes outside it.
+	runtime.LockOSThread() // the thread that executes
+	if landlockABI() >= landlockScopeABI {
+		if err := scopeThread(scopeSignal); err != nil {
+			fmt.Fprintf(os.Stderr, "sbx-run: %v\n", err)
+			return exitNoGate
 		}
 	}
 	command := args[8:]

@@ -49,6 +49,9 @@ const (
 	retErrno = 0x00050000
 )
 
+// setDelegation is fcntl's F_SETDELEG, a lease on a directory (linux/fcntl.h).
+const setDelegation = 1024 + 16
+
 // x32Bit marks the numbers of the x32 ABI, which has amd64's architecture.
 const x32Bit = 0x40000000
 
@@ -165,6 +168,16 @@ func (f Filter) arguments(name string) []bpf.Instruction {
 			low(1),
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.TIOCLINUX, SkipTrue: 1},
+			errnoOf(unix.EPERM),
+			allow,
+		}
+	case "fcntl", "fcntl64":
+		// Who opens a file under a lease waits for its holder, for 45 seconds as
+		// a rule: portals that read about the app, and the person's programs.
+		return []bpf.Instruction{
+			low(1),
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.F_SETLEASE, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: setDelegation, SkipTrue: 1},
 			errnoOf(unix.EPERM),
 			allow,
 		}

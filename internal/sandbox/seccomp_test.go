@@ -58,7 +58,7 @@ func machine(t *testing.T, f Filter, goarch string) *bpf.VM {
 }
 
 // oldCalls are those that newer architectures lack.
-var oldCalls = []string{"umount", "uselib"}
+var oldCalls = []string{"umount", "uselib", "fcntl64"}
 
 func number(t *testing.T, goarch, name string) uint32 {
 	t.Helper()
@@ -133,6 +133,13 @@ func TestFilterOnEachArchitecture(t *testing.T) {
 		{"ioctl", []uint64{0, unix.TIOCLINUX | high}, Filter{}, eperm},
 		{"ioctl", []uint64{0, unix.TIOCGWINSZ}, Filter{}, allow},
 		{"ioctl", []uint64{unix.TIOCSTI, unix.TIOCGWINSZ}, Filter{}, allow},
+		{"fcntl", []uint64{0, unix.F_SETLEASE, unix.F_WRLCK}, Filter{Devel: true, Userns: true}, eperm},
+		{"fcntl", []uint64{0, unix.F_SETLEASE | high}, Filter{}, eperm},
+		{"fcntl", []uint64{0, setDelegation}, Filter{}, eperm},
+		{"fcntl", []uint64{unix.F_SETLEASE, unix.F_SETLK}, Filter{}, allow},
+		{"fcntl", []uint64{0, unix.F_GETFL, unix.F_SETLEASE}, Filter{}, allow},
+		{"fcntl64", []uint64{0, unix.F_SETLEASE | high}, Filter{}, eperm},
+		{"fcntl64", []uint64{0, unix.F_OFD_SETLK}, Filter{}, allow},
 		{"socket", []uint64{unix.AF_UNIX}, Filter{}, allow},
 		{"socket", []uint64{unix.AF_INET}, Filter{}, allow},
 		{"socket", []uint64{unix.AF_INET6}, Filter{}, allow},

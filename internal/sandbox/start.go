@@ -65,6 +65,11 @@ func (i interrupted) Error() string { return i.sig.String() }
 // after a signal. An error means that the program has not run. When ctx ends,
 // so does everything that was started.
 func (s *Starter) Run(ctx context.Context, pl *Plan) (status int, err error) {
+	for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return 0, fmt.Errorf("descriptor %d is a directory, by which the app could leave its sandbox", i)
+		}
+	}
 	starting, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
 	started, watched := make(chan struct{}), make(chan struct{})

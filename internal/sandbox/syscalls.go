@@ -76,6 +76,8 @@ var systemCalls = []systemCall{
 	// These depend on their arguments.
 	{"clone", 0, userns, [...]uint32{56, 120, 220, 120, 220}},
 	{"ioctl", 0, nil, [...]uint32{16, 54, 29, 54, 29}},
+	{"fcntl", 0, nil, [...]uint32{72, 55, 25, 55, 25}},
+	{"fcntl64", 0, nil, [...]uint32{absent, 221, absent, 221, absent}},
 	{"socket", 0, nil, [...]uint32{41, 359, 198, 281, 198}},
 	{"socketpair", 0, nil, [...]uint32{53, 360, 199, 288, 199}},
 }
