@@ -169,7 +169,14 @@ func (s *session) pid(c *bus.Conn, name string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	var pid uint32
-	if c.Call(ctx, busName, "/org/freedesktop/DBus", busName, "GetConnectionUnixProcessID", "s", []any{name}, &pid) != nil {
+	err := c.Call(ctx, busName, "/org/freedesktop/DBus", busName, "GetConnectionUnixProcessID", "s", []any{name}, &pid)
+	// A dead process has its names for a moment, in which newer buses cannot say
+	// who it was.
+	for e := (*bus.Error)(nil); errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.UnixProcessIdUnknown"; {
+		time.Sleep(time.Millisecond)
+		err = c.Call(ctx, busName, "/org/freedesktop/DBus", busName, "GetConnectionUnixProcessID", "s", []any{name}, &pid)
+	}
+	if err != nil {
 		return 0
 	}
 	return int(pid)

@@ -214,7 +214,18 @@ func (s *Session) AwaitName(name string) error {
 }
 
 // Owner is the process id of a bus name's owner, 0 if it has none.
-func (s *Session) Owner(name string) (int, error) {
+func (s *Session) Owner(name string) (pid int, err error) {
+	// A dead process has its names for a moment, in which newer buses cannot
+	// say who it was.
+	again := Await(5*time.Second, func() (bool, error) {
+		pid, err = s.owner(name)
+		var d dbus.Error
+		return !errors.As(err, &d) || d.Name != "org.freedesktop.DBus.Error.UnixProcessIdUnknown", nil
+	})
+	return pid, errors.Join(err, again)
+}
+
+func (s *Session) owner(name string) (int, error) {
 	conn, err := s.Connect()
 	if err != nil {
 		return 0, err
