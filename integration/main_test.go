@@ -7,7 +7,6 @@ package integration
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,19 +16,13 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 )
 
 // TestMain installs everything where an ordinary user can reach it, if that
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
-		os.Exit(m.Run())
-	}
-	code, err := session.Staged("..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(sessiontest.Main("..", m.Run))
 }
 
 // start starts a session that ends with the test, which fails if the session
@@ -41,25 +34,7 @@ func start(t *testing.T) *session.Session {
 
 func startWith(t *testing.T, o session.Options) *session.Session {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { log.Close() })
-	o.Log = log
-	s, err := session.Start(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("after the session: %v", err)
-		}
-		if said, err := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("the session's programs said (%v):\n%s", err, said)
-		}
-	})
-	return s
+	return sessiontest.Start(t, o)
 }
 
 func connect(t *testing.T, s *session.Session) *dbus.Conn {

@@ -19,12 +19,13 @@ import (
 	"time"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 )
 
 // TestMain installs everything where an ordinary user can reach it, if that
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
+	os.Exit(sessiontest.Main("../..", func() int {
 		code := m.Run()
 		if dir := os.Getenv("DOCPORTAL_SHOTS"); dir != "" {
 			if err := table.Write(filepath.Join(dir, "table.md")); err != nil {
@@ -32,13 +33,8 @@ func TestMain(m *testing.M) {
 				code = 1
 			}
 		}
-		os.Exit(code)
-	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+		return code
+	}))
 }
 
 // table is what this run saw.

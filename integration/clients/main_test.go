@@ -19,6 +19,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 )
 
 // TestMain is the ordinary user's, or the stand-in for the document portal
@@ -27,14 +28,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == portalWord {
 		os.Exit(portal())
 	}
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
-		os.Exit(m.Run())
-	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(sessiontest.Main("../..", m.Run))
 }
 
 const (
@@ -63,11 +57,6 @@ type desktop struct {
 // leaves anything behind.
 func start(t *testing.T) *desktop {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { log.Close() })
 	d := &desktop{T: t}
 	t.Cleanup(func() {
 		for _, dir := range d.left {
@@ -76,18 +65,7 @@ func start(t *testing.T) *desktop {
 			}
 		}
 	})
-	s, err := session.Start(session.Options{Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("after the session: %v", err)
-		}
-		if said, err := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("the session's programs said (%v):\n%s", err, said)
-		}
-	})
+	s := sessiontest.Start(t, session.Options{})
 	conn, err := s.Connect()
 	if err != nil {
 		t.Fatal(err)

@@ -25,45 +25,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 	"docportal/internal/testsession"
 )
 
 // TestMain installs everything where an ordinary user can reach it, if that
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
+	os.Exit(sessiontest.Main("../..", func() int {
 		code := m.Run()
 		if err := complete(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
-		os.Exit(code)
-	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+		return code
+	}))
 }
 
 func start(t *testing.T, o session.Options) *session.Session {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	must(t, err)
-	t.Cleanup(func() { log.Close() })
-	o.Log = log
-	s, err := session.Start(o)
-	must(t, err)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("after the session: %v", err)
-		}
-		if said, err := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("the session's programs said (%v):\n%s", err, said)
-		}
-	})
+	s := sessiontest.Start(t, o)
 	// What is right: the person's file dialogs, and no old programs.
-	_, err = s.StartBackend("/dev/null")
+	_, err := s.StartBackend("/dev/null")
 	must(t, err)
 	return s
 }

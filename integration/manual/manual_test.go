@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,19 +20,13 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 )
 
 // TestMain installs everything where an ordinary user can reach it, if that
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
-		os.Exit(m.Run())
-	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(sessiontest.Main("../..", m.Run))
 }
 
 // texts are what people read.
@@ -83,23 +76,7 @@ func blocks(name, text string) (all [][]string) {
 // start starts a session in which everything that the texts name is there.
 func start(t *testing.T) *session.Session {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { log.Close() })
-	s, err := session.Start(session.Options{Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("after the session: %v", err)
-		}
-		if said, err := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("the session's programs said (%v):\n%s", err, said)
-		}
-	})
+	s := sessiontest.Start(t, session.Options{})
 	if _, err := s.StartBackend("/dev/null"); err != nil {
 		t.Fatal(err)
 	}

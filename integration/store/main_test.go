@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -20,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 	"docportal/internal/bus"
 	"docportal/internal/documents"
 	"docportal/internal/gvdb"
@@ -32,14 +31,7 @@ import (
 // TestMain installs everything where an ordinary user can reach it, if that
 // was not done by who called, and goes on as that user.
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "" {
-		os.Exit(m.Run())
-	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(sessiontest.Main("../..", m.Run))
 }
 
 // long reports whether the tests may take their time.

@@ -26,27 +26,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/integration/session"
+	"docportal/integration/session/sessiontest"
 )
 
 // insideVariable is set in the copy of the test that is root in its namespaces.
 const insideVariable = "DOCPORTAL_TEST_INSIDE"
 
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(insideVariable) != "":
+	if os.Getenv(insideVariable) != "" {
 		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "preparing the namespaces:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
-	case os.Getuid() != 0 && os.Getenv("DOCPORTAL_STAGE") != "":
-		os.Exit(inside())
 	}
-	code, err := session.Staged("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(sessiontest.Main("../..", inside))
 }
 
 // inside runs this program again as root of namespaces of its own.

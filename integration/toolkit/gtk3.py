@@ -1,14 +1,11 @@
-"""A GTK 3 program with a clipboard, files to drag and links: requests on
-standard input, a JSON object a line, an answer a line on standard output."""
+"""A GTK 3 program with a clipboard, files to drag and links (requests.py)."""
 
 import gi
-import json
-import os
-import sys
 
 gi.require_version("Gtk", "3.0")
 gi.require_version("Gdk", "3.0")
-from gi.repository import Gdk, Gio, GLib, Gtk  # noqa: E402
+from gi.repository import Gdk, Gio, Gtk  # noqa: E402
+from requests import serve  # noqa: E402
 
 CLIPBOARD = Gdk.Atom.intern("CLIPBOARD", False)
 TRANSFER = "application/vnd.portal.filetransfer"
@@ -80,41 +77,4 @@ def link(request):
     return show(request, Gtk.LinkButton(uri=request["paths"][0], label="Click me"))
 
 
-def answer(request):
-    if request["op"] == "copy":
-        return copy(request)
-    if request["op"] == "paste":
-        return paste(request)
-    if request["op"] == "drag":
-        return drag(request)
-    if request["op"] == "asked":
-        return {"formats": asked}
-    if request["op"] == "link":
-        return link(request)
-    if request["op"] == "read":
-        with open(request["paths"][0]) as f:
-            return {"text": f.read()}
-    if request["op"] == "write":
-        with open(request["paths"][0], "w") as f:
-            f.write(request["text"])
-        return {}
-    if request["op"] == "environment":
-        return {"text": os.environ.get(request["text"], "")}
-    raise ValueError(request["op"])
-
-
-def line(source, condition):
-    text = sys.stdin.readline()
-    if not text:
-        Gtk.main_quit()
-        return False
-    try:
-        a = answer(json.loads(text))
-    except Exception as e:
-        a = {"err": "%s: %s" % (type(e).__name__, e)}
-    print(json.dumps(a), flush=True)
-    return True
-
-
-GLib.io_add_watch(sys.stdin, GLib.IO_IN | GLib.IO_HUP, line)
-Gtk.main()
+serve(copy=copy, paste=paste, drag=drag, link=link, asked=lambda request: {"formats": asked})

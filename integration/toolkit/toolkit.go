@@ -31,6 +31,9 @@ const (
 	Libportal = "libportal.py"
 )
 
+// common is what the programs have in common.
+const common = "requests.py"
+
 // Request is what a program is asked to do.
 type Request struct {
 	Op       string   `json:"op"`
@@ -69,13 +72,15 @@ type Program struct {
 // Open starts one of the programs in a session, with these variables more: in
 // a sandbox of the app, or on the host if app is "". The caller closes it.
 func Open(s *session.Session, name, app string, env ...string) (*Program, error) {
-	text, err := programs.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
 	file := filepath.Join(s.Home, "program", name)
-	if err := write(file, text); err != nil {
-		return nil, err
+	for _, part := range []string{name, common} {
+		text, err := programs.ReadFile(part)
+		if err != nil {
+			return nil, err
+		}
+		if err := write(filepath.Join(filepath.Dir(file), part), text); err != nil {
+			return nil, err
+		}
 	}
 	p := &Program{Name: name + " of " + app}
 	if app == "" {
@@ -100,6 +105,7 @@ filesystems=~/program:ro;
 		p.cmd = s.Command("sbx-run", append(args, profile, file)...)
 	}
 	p.cmd.Env = append(p.cmd.Env, env...)
+	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -111,11 +117,15 @@ filesystems=~/program:ro;
 	return p, s.Start(p.cmd)
 }
 
+// write makes a file whole: a program that was started before may read it now.
 func write(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, data, 0o644)
+	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Do has the program do something. An error is one of the program itself; what
