@@ -252,6 +252,9 @@ func (d *Dialog) click(x, y int) error {
 	if y < 0 {
 		y += height
 	}
-	_, err := d.screen.Xdotool("mousemove", "--sync", "--window", d.window, strconv.Itoa(x), strconv.Itoa(y), "click", "1")
+	// From beside it: a mouse that is there already does not move, and for that
+	// xdotool waits 15 s.
+	_, err := d.screen.Xdotool("mousemove", "--window", d.window, strconv.Itoa(x-1), strconv.Itoa(y),
+		"mousemove", "--sync", "--window", d.window, strconv.Itoa(x), strconv.Itoa(y), "click", "1")
 	return err
 }
