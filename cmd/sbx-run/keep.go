@@ -128,22 +128,45 @@ func becomeSubreaper() {
 }
 
 // saveTerminal returns a function that puts the terminal's modes back, which a
-// program that was killed may have changed; not if it is another's by then.
+// program that was killed may have changed, and whether reads and writes wait
+// for it, which who shares the terminal with the program takes for granted; not
+// if it is another's by then.
 func saveTerminal() (restore func()) {
 	before, err := unix.IoctlGetTermios(0, unix.TCGETS)
 	if err != nil {
 		return func() {}
 	}
+	var flags [3]int
+	for fd := range flags {
+		flags[fd] = terminalFlags(fd)
+	}
 	return func() {
-		after, err := unix.IoctlGetTermios(0, unix.TCGETS)
-		if err != nil || *after == *before {
-			return
-		}
 		group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
 		if err != nil || group != unix.Getpgrp() && unix.Kill(-group, 0) != unix.ESRCH {
+			return
+		}
+		for fd, had := range flags {
+			if now := terminalFlags(fd); had >= 0 && now >= 0 && now != had {
+				unix.FcntlInt(uintptr(fd), unix.F_SETFL, had)
+			}
+		}
+		after, err := unix.IoctlGetTermios(0, unix.TCGETS)
+		if err != nil || *after == *before {
 			return
 		}
 		signal.Ignore(unix.SIGTTOU)
 		unix.IoctlSetTermios(0, unix.TCSETSW, before)
 	}
+}
+
+// terminalFlags are the flags of a descriptor of a terminal, -1 if it is none.
+func terminalFlags(fd int) int {
+	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
+		return -1
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return -1
+	}
+	return flags
 }
