@@ -1,6 +1,6 @@
 // Package system tests daemons of the system in sandboxes, as sbx-run --system
-// starts them: ModemManager, avahi-daemon and dnsmasq as Debian packages them,
-// on a system bus of the tests' own.
+// starts them: ModemManager, avahi-daemon, dnsmasq, geoclue and wpa_supplicant
+// as Debian packages them, on a system bus of the tests' own.
 //
 // Daemons are root's. The tests are root in a user namespace of an ordinary
 // user, with a network, processes and a /run that are nobody else's, so that
@@ -394,6 +394,32 @@ func TestAvahi(t *testing.T) {
 		t.Errorf("capabilities %s, want none", caps)
 	}
 	confined(t, "avahi-daemon", "avahi")
+	p.end(syscall.SIGTERM)
+	gone(t)
+}
+
+func TestGeoclue(t *testing.T) {
+	bus(t)
+	p, pid := daemon(t, "geoclue", profile("geoclue"))
+	answers(t, `^\(<false>,\)\n$`, "gdbus", "call", "--system", "--dest", "org.freedesktop.GeoClue2", "--object-path", "/org/freedesktop/GeoClue2/Manager",
+		"--method", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.GeoClue2.Manager", "InUse")
+	if caps := who(t, pid, "CapEff"); caps != "0000000000000000" {
+		t.Errorf("capabilities %s, want none", caps)
+	}
+	confined(t, "geoclue", "geoclue")
+	p.end(syscall.SIGTERM)
+	gone(t)
+}
+
+func TestWpaSupplicant(t *testing.T) {
+	bus(t)
+	p, pid := daemon(t, "wpa_supplicant", profile("wpa_supplicant"))
+	answers(t, `^\(<\[.*'ap'.*\]>,\)\n$`, "gdbus", "call", "--system", "--dest", "fi.w1.wpa_supplicant1", "--object-path", "/fi/w1/wpa_supplicant1",
+		"--method", "org.freedesktop.DBus.Properties.Get", "fi.w1.wpa_supplicant1", "Capabilities")
+	if caps := who(t, pid, "CapEff"); caps != "0000000000003000" {
+		t.Errorf("capabilities %s, want net_admin and net_raw", caps)
+	}
+	confined(t, "wpa_supplicant", "root")
 	p.end(syscall.SIGTERM)
 	gone(t)
 }
