@@ -50,7 +50,7 @@ func firstOf(bwrap int) int {
 		if event == unix.PTRACE_EVENT_EXEC {
 			continue
 		}
-		if _, ok := stopOf(child, unix.WEXITED); !ok {
+		if !begun(child, unix.WEXITED) {
 			continue
 		}
 		if isFirst(child) {
@@ -71,8 +71,23 @@ func attend(first int) {
 	if event == unix.PTRACE_EVENT_EXEC {
 		return
 	}
-	if _, ok := stopOf(child, 0); ok {
+	if begun(child, 0) {
 		unix.PtraceDetach(child)
+	}
+}
+
+// begun waits until a process that was made by a traced one is stopped, as it is
+// before it does anything. Signals that come before that one are passed on: left
+// alone with it, the process would stay stopped.
+func begun(pid, reap int) bool {
+	for {
+		status, ok := stopOf(pid, reap)
+		if !ok || status == int(unix.SIGSTOP) {
+			return ok
+		}
+		if unix.PtraceCont(pid, status&0x7f) != nil {
+			return false
+		}
 	}
 }
 
