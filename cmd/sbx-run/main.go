@@ -39,6 +39,9 @@ func main() {
 	if sandbox.IsGate(os.Args) {
 		os.Exit(sandbox.Gate(os.Args))
 	}
+	if asSpawn() {
+		os.Exit(spawn(os.Args[1:]))
+	}
 	if asFlatpak() {
 		if !isKept(os.Args[1:]) {
 			becomeFlatpak()

@@ -42,10 +42,11 @@ func TestMain(m *testing.M) {
 		os.Exit(status)
 	}
 	testscript.Main(m, map[string]func(){
-		"sbx-run": main,
-		"flatpak": main,
-		"inside":  inside,
-		"bwrap":   brokenBwrap,
+		"sbx-run":       main,
+		"flatpak":       main,
+		"flatpak-spawn": main,
+		"inside":        inside,
+		"bwrap":         brokenBwrap,
 	})
 }
 
@@ -145,7 +146,7 @@ func TestScripts(t *testing.T) {
 			if err := os.Mkdir(path, 0o755); err != nil {
 				return err
 			}
-			for _, name := range []string{"sbx-run", "inside"} {
+			for _, name := range []string{"sbx-run", "inside", "flatpak-spawn"} {
 				if err := os.Link(filepath.Join(bin, name), filepath.Join(path, name)); err != nil {
 					return err
 				}

@@ -408,6 +408,14 @@ func TestApps(t *testing.T) {
 	}
 	out, status = examine(t, s.Command("sbx-run", "--doctor", "org.example.App"))
 	finds(t, out, status, "broken", "there is no desktop entry org.example.App.desktop", "sbx-run --install org.example.App")
+	doctor := filepath.Join(s.Stage(), "bin", "docportal")
+	loaders := []string{"--dev-bind", "/", "/", "--tmpfs", "/usr/share", "--dir", "/usr/share/glycin-loaders", "--tmpfs", "/usr/bin"}
+	out, status = examine(t, s.Command("bwrap", append(loaders, "--", doctor, "doctor")...))
+	finds(t, out, status, "warning", "there is no /usr/bin/flatpak-spawn", `ln -s "\$\(command -v sbx-run\)" /usr/bin/flatpak-spawn`)
+	out, _ = examine(t, s.Command("bwrap", append(loaders, "--symlink", doctor, "/usr/bin/flatpak-spawn", "--", doctor, "doctor")...))
+	if strings.Contains(out, "flatpak-spawn") {
+		t.Error("what mends it does not: ", out)
+	}
 	out, status = examine(t, s.Command("sbx-run", "--doctor", "noapp"))
 	finds(t, out, status, "broken", `no profile for "noapp"`, "sbx-run --list")
 	must(t, run(s.Command("sbx-run", "--install", "org.example.App")))

@@ -26,6 +26,7 @@ func (x *examination) apps(context.Context) {
 		return
 	}
 	x.written()
+	x.images()
 	for _, id := range sandbox.Installed(x.ProfileDirs) {
 		p, err := sandbox.Load(id, x.ProfileDirs)
 		if err != nil {
@@ -49,4 +50,14 @@ func hasEntry(id string) bool {
 		}
 	}
 	return false
+}
+
+// images looks after what GTK and others load images with, where that is a
+// program for each: in a sandbox they start it by flatpak-spawn, and look for
+// that in no other directory.
+func (x *examination) images() {
+	if there("/usr/share/glycin-loaders") && !there("/usr/bin/flatpak-spawn") && !there("/bin/flatpak-spawn") {
+		x.warn(asRoot(`ln -s "$(command -v sbx-run)" /usr/bin/flatpak-spawn`),
+			"there is no /usr/bin/flatpak-spawn, by which image loaders (glycin) start in sandboxes: apps show no images")
+	}
 }
