@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -216,16 +217,23 @@ func encodeArg(e *encoder, typ string, arg any) error {
 
 // ByteDict is a result of type a{say} that is made entry by entry, for what is
 // too large to be held twice; a method returns it by itself. Its keys are the
-// maker's to keep apart. The zero ByteDict is empty and ready.
+// maker's to keep apart. The zero ByteDict is empty and ready; one of Call.Dict
+// costs less.
 type ByteDict struct {
 	full [][]byte // each a multiple of 8 bytes
 	size int      // of those
 	last encoder
+	pool *sync.Pool // of pieces; nil: there is none
+	lent []*piece   // from the pool
 }
 
-// dictPiece is how many bytes of a ByteDict lie together: what grows is not
-// moved, nor cleared by the kernel more than once.
-const dictPiece = 64 << 10
+// piece is what lies together of a ByteDict: what grows is not moved, nor
+// cleared by the kernel more than once.
+type piece [64 << 10]byte
+
+// maxLent is how many pieces of one answer are used again. The rest of a
+// greater one is left to the collector as it is sent.
+const maxLent = 32
 
 // Add adds an entry; value gets the NUL of a path at its end.
 func (d *ByteDict) Add(key, path []byte) error {
@@ -243,7 +251,7 @@ func (d *ByteDict) Add(key, path []byte) error {
 	e.align(8)
 	if n := len(e.buf); n+need > cap(e.buf) {
 		d.full, d.size = append(d.full, e.buf), d.size+n
-		e.buf = make([]byte, 0, max(dictPiece, need))
+		e.buf = d.room(need)
 	}
 	e.uint32(uint32(len(key)))
 	e.buf = append(append(e.buf, key...), 0)
@@ -253,30 +261,50 @@ func (d *ByteDict) Add(key, path []byte) error {
 	return nil
 }
 
+// room is an empty buffer for at least need bytes.
+func (d *ByteDict) room(need int) []byte {
+	switch {
+	case need > len(piece{}):
+		return make([]byte, 0, need)
+	case d.pool == nil || len(d.lent) >= maxLent:
+		return make([]byte, 0, len(piece{}))
+	}
+	p, ok := d.pool.Get().(*piece)
+	if !ok {
+		p = new(piece)
+	}
+	d.lent = append(d.lent, p)
+	return p[:0]
+}
+
 func (d *ByteDict) begin() {
 	d.last.buf = make([]byte, 8, 4096) // its length, and padding
 }
 
-// pieces returns the marshalled dictionary, which is at an end then.
-func (d *ByteDict) pieces() [][]byte {
+// pieces returns the marshalled dictionary, which is at an end then, and what of
+// it goes back to the pool when it is sent.
+func (d *ByteDict) pieces() ([][]byte, []*piece) {
 	if d.last.buf == nil {
 		d.begin()
 	}
 	all := append(d.full, d.last.buf)
 	binary.LittleEndian.PutUint32(all[0], uint32(d.size+len(d.last.buf)-8))
+	lent := d.lent
 	*d = ByteDict{}
-	return all
+	return all, lent
 }
 
-// encodeResults is encodeBody for the results of a method, in pieces.
-func encodeResults(sig string, results []any) ([][]byte, error) {
+// encodeResults is encodeBody for the results of a method, in pieces; those that
+// are lent go back to the pool of pieces when they are sent.
+func encodeResults(sig string, results []any) (body [][]byte, lent []*piece, err error) {
 	if len(results) == 1 && sig == "a{say}" {
 		if d, ok := results[0].(*ByteDict); ok {
-			return d.pieces(), nil
+			body, lent = d.pieces()
+			return body, lent, nil
 		}
 	}
-	body, err := encodeBody(sig, results)
-	return [][]byte{body}, err
+	one, err := encodeBody(sig, results)
+	return [][]byte{one}, nil, err
 }
 
 func (e *encoder) bytes(b []byte) error {

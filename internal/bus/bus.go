@@ -7,6 +7,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"docportal/internal/identity"
 )
@@ -80,7 +81,11 @@ type Call struct {
 	cost    limits
 	account *account
 	batch   *batch
+	pool    *sync.Pool // of pieces
 }
+
+// Dict returns an empty ByteDict for the call's result.
+func (c *Call) Dict() *ByteDict { return &ByteDict{pool: c.pool} }
 
 // Scan stores the arguments in dst, pointers to the types that Method lists,
 // in order. It panics if they do not fit the method's In signature: that is a

@@ -51,8 +51,11 @@ type Conn struct {
 	reader sync.WaitGroup
 	writer sync.WaitGroup
 	serial atomic.Uint32 // of the last message sent
+	jobs   chan job      // for those that wait for one
+	idle   atomic.Int32  // those
 	large  chan struct{} // has a place for each answer of a Large method
 
+	pieces    sync.Pool    // of the answers that are sent
 	largeMade atomic.Int64 // bytes of their answers since the last collection
 	backlogs  backlogs
 
@@ -145,6 +148,7 @@ func prepare(f *os.File, o Options) (*Conn, error) {
 		out:      newQueue(outgoing.size),
 		events:   newQueue(func(func()) int { return 1 }),
 		done:     make(chan struct{}),
+		jobs:     make(chan job),
 		large:    make(chan struct{}, maxLarge),
 		pending:  make(map[uint32]*pending),
 		objects:  make(map[string]*object),
@@ -277,7 +281,7 @@ func (c *Conn) sendAll() {
 			return
 		}
 		err := send(c.raw, m)
-		closeAll(m.files)
+		c.sent(m)
 		if err != nil {
 			// Not in this goroutine's way: end closes what it works on.
 			c.end(fmt.Errorf("sending to the bus: %w", err))
@@ -349,9 +353,17 @@ func (c *Conn) nextSerial() uint32 {
 	}
 }
 
-// post sends a message, whose descriptors it takes over. It does not wait and
-// may be called with c.mu held.
-func (c *Conn) post(h *header, body [][]byte, files []int) error {
+// sent lets go of what a message held.
+func (c *Conn) sent(m outgoing) {
+	closeAll(m.files)
+	for _, p := range m.lent {
+		c.pieces.Put(p)
+	}
+}
+
+// post sends a message, whose descriptors it takes over, and of whose body some
+// pieces may be lent. It does not wait and may be called with c.mu held.
+func (c *Conn) post(h *header, body [][]byte, files []int, lent ...*piece) error {
 	if h.serial == 0 {
 		h.serial = c.nextSerial()
 	}
@@ -365,8 +377,8 @@ func (c *Conn) post(h *header, body [][]byte, files []int) error {
 		closeAll(files)
 		return nil // nobody reads it
 	}
-	sent := false
-	if !c.out.push(outgoing{data: data, files: files}, func(m outgoing) (outgoing, bool) {
+	message, sent := outgoing{data: data, files: files, lent: lent}, false
+	if !c.out.push(message, func(m outgoing) (outgoing, bool) {
 		m, sent = trySend(c.raw, m)
 		return m, sent
 	}) {
@@ -374,7 +386,7 @@ func (c *Conn) post(h *header, body [][]byte, files []int) error {
 		return ErrClosed
 	}
 	if sent {
-		closeAll(files)
+		c.sent(message)
 	}
 	return nil
 }

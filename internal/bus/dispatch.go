@@ -122,6 +122,7 @@ func (c *Conn) admit(h *header, iface *exported, method *Method) (*Call, *Error)
 		Sender: h.sender, Path: h.path, Interface: iface.Name, Member: h.member,
 		header: *h, peer: p, iface: iface, method: method,
 		cost: limits{calls: 1, bytes: h.body, files: h.files},
+		pool: &c.pieces,
 	}
 	call.account = p.account
 	if p.account == nil {
@@ -177,7 +178,38 @@ func (c *Conn) dispatch(call *Call) {
 		return
 	}
 	l.busy = true
-	go c.runAll(l, call) // ends when nothing waits in the lane
+	job := job{l, call}
+	select {
+	case c.jobs <- job:
+	default:
+		go c.work(job) // ends with the connection, or with its jobs
+	}
+}
+
+// job is a call to run, and then those that wait in its lane.
+type job struct {
+	lane *lane
+	call *Call
+}
+
+// maxIdle is how many goroutines wait for jobs: one that is new has a small
+// stack, and finding that out with each call costs more than the waiting.
+const maxIdle = 4
+
+func (c *Conn) work(j job) {
+	for {
+		c.runAll(j.lane, j.call)
+		if c.idle.Add(1) > maxIdle {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case j = <-c.jobs:
+			c.idle.Add(-1)
+		case <-c.ctx.Done():
+			return
+		}
+	}
 }
 
 // identify finds out who a peer is and lets its calls go on.
@@ -397,12 +429,12 @@ func (c *Conn) answer(call *Call, results []any, err error) {
 		return // nobody to answer to
 	}
 	if err == nil {
-		body, eerr := encodeResults(call.method.Out, results)
+		body, lent, eerr := encodeResults(call.method.Out, results)
 		if call.method.Large {
 			c.largeMade.Add(int64(outgoing{data: body}.size()))
 		}
 		if eerr == nil {
-			eerr = c.reply(&call.header, call.method.Out, body)
+			eerr = c.reply(&call.header, call.method.Out, body, lent...)
 		}
 		if eerr == nil || errors.Is(eerr, ErrClosed) {
 			return
@@ -418,14 +450,14 @@ func (c *Conn) answer(call *Call, results []any, err error) {
 }
 
 // reply answers a call, unless no reply is expected.
-func (c *Conn) reply(h *header, sig string, body [][]byte) error {
+func (c *Conn) reply(h *header, sig string, body [][]byte, lent ...*piece) error {
 	if h.flags&dbus.FlagNoReplyExpected != 0 {
 		return nil
 	}
 	return c.post(&header{
 		typ: dbus.TypeMethodReply, flags: dbus.FlagNoReplyExpected,
 		dest: h.sender, replySerial: h.serial, sig: sig,
-	}, body, nil)
+	}, body, nil, lent...)
 }
 
 // replyError answers a call with an error, unless no reply is expected.

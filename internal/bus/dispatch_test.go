@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -793,6 +794,51 @@ func TestLargeAnswersAreMadeOneAtATime(t *testing.T) {
 		if r := p.call(get, nil, nil); r.outcome() != "" {
 			t.Errorf("afterwards, %s: %q", get.sender, r.text())
 		}
+	}
+}
+
+// TestPiecesOfAnswersAreUsedAgainWhenTheyAreSent: whoever reads late gets what
+// was answered to him, whatever others are answered meanwhile.
+func TestPiecesOfAnswersAreUsedAgainWhenTheyAreSent(t *testing.T) {
+	c, p := playBus(t, Options{Identify: asHost})
+	var made atomic.Int32
+	c.Export("/obj/echo", &Interface{Name: "org.example.Large", Introspection: `<interface name="org.example.Large"/>`, Methods: []Method{
+		{Name: "Get", Out: "a{say}", Large: true, Handle: func(_ context.Context, c *Call) ([]any, error) {
+			d, fill := c.Dict(), bytes.Repeat([]byte{byte(made.Add(1))}, 1000)
+			for n := range maxLent * len(piece{}) / 1000 * 4 / 3 { // more than is lent
+				if err := d.Add(fmt.Append(nil, n), fill); err != nil {
+					return nil, err
+				}
+			}
+			return []any{d}, nil
+		}},
+	}})
+	get := header{path: "/obj/echo", iface: "org.example.Large", member: "Get"}
+	const each, senders = 3, 3
+	for range each {
+		for n := range senders {
+			get.sender = fmt.Sprintf(":2.%d", n)
+			p.send(get, nil, nil)
+		}
+	}
+	seen := make(map[byte]bool)
+	for range each * senders {
+		r := p.next()
+		args, err := decodeBody(r.order, r.sig, r.body)
+		if err != nil || r.outcome() != "" {
+			t.Fatal(err, r.text())
+		}
+		all := args[0].(map[string][]byte)
+		want := all["0"][0]
+		for key, v := range all {
+			if !bytes.Equal(v, append(bytes.Repeat([]byte{want}, 1000), 0)) {
+				t.Fatalf("answer %d: something else at %s", want, key)
+			}
+		}
+		if seen[want] {
+			t.Errorf("answer %d twice", want)
+		}
+		seen[want] = true
 	}
 }
 

@@ -44,7 +44,8 @@ type header struct {
 type outgoing struct {
 	data   [][]byte
 	files  []int
-	passed bool // the descriptors have been sent
+	lent   []*piece // of data, for the pool when it is sent
+	passed bool     // the descriptors have been sent
 }
 
 func (m outgoing) size() int {

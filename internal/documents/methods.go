@@ -341,7 +341,7 @@ func (s *Service) listDocuments(_ context.Context, c *bus.Call) ([]any, error) {
 	if app != "" && !appid.Valid(app) {
 		return nil, bus.InvalidArgument("not an app id: %q", app)
 	}
-	out := new(bus.ByteDict)
+	out := c.Dict()
 	if app == "" {
 		if err := s.allPaths(out.Add); err != nil {
 			return nil, err

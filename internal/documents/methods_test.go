@@ -1,12 +1,14 @@
 package documents
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,6 +159,40 @@ func TestAddFullOfNothing(t *testing.T) {
 			t.Error(got)
 		}
 	}
+}
+
+// TestAddingAFileAgainWaitsForNoChange: another's change of the store holds up
+// whoever has something to write, and nobody else.
+func TestAddingAFileAgainWaitsForNoChange(t *testing.T) {
+	s := newSession(t, unmounted(newFakeView()))
+	f, g := open{Path: s.file("f", "")}, open{Path: s.file("g", "")}
+	first := s.addFull(s.host, all, appA, []string{"read"}, f, g)
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- s.store.Update(context.Background(), func(*permstore.Tx) error {
+			close(begun)
+			<-end
+			return nil
+		})
+	}()
+	<-begun
+	release := sync.OnceFunc(func() { close(end) })
+	defer release() // the store is closed after it
+	late := time.AfterFunc(deadline, release)
+	if again := s.addFull(s.host, all, appA, []string{"read"}, f, g); !slices.Equal(again, first) {
+		t.Errorf("%q, then %q", first, again)
+	}
+	if !late.Stop() {
+		t.Error("it waited for another's change")
+	}
+	release()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if again := s.addFull(s.host, all, appA, []string{"write"}, g, f); again[0] != first[1] || again[1] != first[0] {
+		t.Errorf("%q, then %q", first, again)
+	}
+	s.wantPermissions(first[0], map[string][]string{appA: {"read", "write"}})
 }
 
 // TestReuse: what adding a file again does.

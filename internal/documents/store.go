@@ -511,50 +511,50 @@ type placed struct {
 // order. Persistent ones are on disk when it returns.
 func (s *Service) place(ctx context.Context, all []placed) ([]string, error) {
 	ids := make([]string, len(all))
-	var stored, unstored []int
+	var persistent, transient []int
 	s.mu.RLock()
 	for i, p := range all {
 		if p.id != "" && s.transient[p.id] != nil || p.id == "" && p.rec.flags&flagTransient != 0 {
-			unstored = append(unstored, i)
+			transient = append(transient, i)
 		} else {
-			stored = append(stored, i)
+			persistent = append(persistent, i)
 		}
 	}
 	s.mu.RUnlock()
-	if len(stored) > 0 && len(unstored) > 0 {
+	if len(persistent) > 0 && len(transient) > 0 {
 		// Both kinds in one call happens only with documents that exist, named
 		// by descriptors on the mount. What would refuse them does so before
 		// the others are made.
 		s.mu.Lock()
-		_, err := s.placeTransients(all, unstored, nil)
+		_, err := s.placeTransients(all, transient, nil)
 		s.mu.Unlock()
 		if err != nil {
 			return nil, err
 		}
 	}
-	if len(stored) > 0 {
+	if len(persistent) > 0 {
 		store, err := s.o.Store()
 		if err != nil {
 			return nil, err
 		}
-		err = store.Update(ctx, func(tx *permstore.Tx) error {
-			for _, i := range stored {
-				id, err := placeStored(tx, &all[i])
-				if err != nil {
-					return err
+		if !allThere(store, all, persistent, ids) {
+			err = store.Update(ctx, func(tx *permstore.Tx) error {
+				for _, i := range persistent {
+					if ids[i], err = placeStored(tx, &all[i]); err != nil {
+						return err
+					}
 				}
-				ids[i] = id
+				return nil
+			})
+			if err != nil {
+				return nil, err
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
 	}
-	if len(unstored) > 0 {
+	if len(transient) > 0 {
 		s.mu.Lock()
-		made, err := s.placeTransients(all, unstored, ids)
-		if err != nil && len(stored) == 0 {
+		made, err := s.placeTransients(all, transient, ids)
+		if err != nil && len(persistent) == 0 {
 			s.mu.Unlock()
 			return nil, err
 		}
@@ -598,43 +598,71 @@ func (s *Service) placeTransients(all []placed, which []int, ids []string) (map[
 
 // placeStored makes or extends one persistent document.
 func placeStored(tx *permstore.Tx, p *placed) (string, error) {
-	id := p.id
+	id, entry, same, err := stored(tx, p)
+	if err != nil || same {
+		return id, err
+	}
+	return id, tx.Put(table, id, entry)
+}
+
+// stored is what a persistent document becomes: its id and entry, and whether
+// there is nothing to write, because it is so already.
+func stored(tx *permstore.Tx, p *placed) (id string, becomes permstore.Entry, same bool, err error) {
+	none := permstore.Entry{}
+	id = p.id
 	if id == "" && p.reuse {
-		found, err := findStored(tx, &p.rec)
-		if err != nil {
-			return "", err
+		if id, err = findStored(tx, &p.rec); err != nil {
+			return "", none, false, err
 		}
-		id = found
 	}
 	if id == "" {
-		id = newID()
-		return id, tx.Put(table, id, permstore.Entry{Data: p.rec.encode(), Permissions: granted(nil, p.grants)})
+		return newID(), permstore.Entry{Data: p.rec.encode(), Permissions: granted(nil, p.grants)}, false, nil
 	}
 	d, err := load(tx, id)
 	if err != nil {
-		return "", err
+		return "", none, false, err
 	}
 	if d == nil {
-		return "", errNone
+		return "", none, false, errNone
 	}
 	if p.check != nil {
 		if err := p.check(d); err != nil {
-			return "", err
+			return "", none, false, err
 		}
 	}
 	e, _, err := tx.Get(table, id)
 	if err != nil {
-		return "", err
+		return "", none, false, err
 	}
-	words := granted(e.Permissions, p.grants)
-	data := e.Data
+	becomes = permstore.Entry{Data: e.Data, Permissions: granted(e.Permissions, p.grants)}
 	if p.id == "" {
-		data = p.rec.encode() // refreshed
+		becomes.Data = p.rec.encode() // refreshed
 	}
-	if data.Signature == e.Data.Signature && string(data.Data) == string(e.Data.Data) && sameWords(words, e.Permissions) {
-		return id, nil // nothing to write: adding a file again costs no disk
+	same = becomes.Data.Signature == e.Data.Signature && string(becomes.Data.Data) == string(e.Data.Data) && sameWords(becomes.Permissions, e.Permissions)
+	return id, becomes, same, nil
+}
+
+// allThere finds documents that are already what they would become, as those of
+// files that are added again are: that needs no change of the store, and waits
+// for nobody else's. ok is false if there is any other, and the ids mean nothing
+// then; what is wrong is left to the change to say.
+func allThere(store *permstore.Store, all []placed, which []int, ids []string) (ok bool) {
+	for _, i := range which {
+		if all[i].id == "" && !all[i].reuse {
+			return false
+		}
 	}
-	return id, tx.Put(table, id, permstore.Entry{Data: data, Permissions: words})
+	err := store.View(func(tx *permstore.Tx) (err error) {
+		ok = tx.Settled()
+		for _, i := range which {
+			if !ok || err != nil {
+				break
+			}
+			ids[i], _, ok, err = stored(tx, &all[i])
+		}
+		return err
+	})
+	return err == nil && ok
 }
 
 func sameWords(a, b map[string][]string) bool {

@@ -4,6 +4,7 @@ package memory
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 // Those that are needed come back by themselves, without a read from the disk
 // as a rule. Failing is harmless.
 func GiveBack(dir string) {
+	runtime.GC() // what a sync.Pool holds outlives one collection
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {

@@ -3,6 +3,7 @@ package permstore
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 // dropAfter is how many reads of Data are followed by giving back the pages of
@@ -19,7 +20,9 @@ func (tx *Tx) Data(table string, yield func(id, signature, data []byte) bool) er
 	}
 	prefix := entryKey(table, "")
 	next := prefix // where to go on
-	var got records
+	// As much as the records of documents take, so that it is not made again.
+	got := records{text: make([]byte, 0, 64<<10)}
+	got.all = slices.Grow(got.all, maxAtOnce)
 	for n := 1; next != nil; n++ {
 		var err error
 		got, next, err = tx.records(prefix, next, got)

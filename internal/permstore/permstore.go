@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"docportal/internal/bus"
 )
@@ -66,6 +67,8 @@ type Store struct {
 	suspected   bool // something in the file could not be read
 	repaired    bool // and the attempt to mend it was made
 	subscribers []func([]Change)
+
+	unsettled atomic.Bool // a change is being written, or is not announced yet
 }
 
 // Open opens the store in a directory, which it makes (0700) if need be; the
@@ -183,3 +186,9 @@ func (s *Store) View(fn func(*Tx) error) error {
 	defer func() { tx.ended = true }()
 	return fn(tx)
 }
+
+// Settled reports whether all that tx sees is on the disk and announced; only
+// in View. A change is seen there a moment before: when it is written and its
+// author not told yet, as it can still fail. Who promises more than "it is so
+// now" because of what was seen asks for an Update instead.
+func (tx *Tx) Settled() bool { return !tx.s.unsettled.Load() }

@@ -207,3 +207,35 @@ func TestManyTables(t *testing.T) {
 		t.Errorf("%d ids", n)
 	}
 }
+
+// TestSettled: what is written and not announced yet can be seen, and is said
+// not to be settled.
+func TestSettled(t *testing.T) {
+	var s *Store
+	settled := func(of *Store) (ok, there bool) {
+		err := of.View(func(tx *Tx) (err error) {
+			ok = tx.Settled()
+			_, there, err = tx.Get("t", "a")
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return ok, there
+	}
+	announced := false
+	s = open(t, t.TempDir(), Options{Committed: func([]Change) {
+		announced = true
+		if ok, there := settled(s); ok || !there {
+			t.Errorf("while it is announced: settled %v, there %v", ok, there)
+		}
+	}})
+	if ok, there := settled(s); !ok || there {
+		t.Errorf("before: settled %v, there %v", ok, there)
+	}
+	put(t, s, "t", "a", Entry{Data: nothing})
+	put(t, s, "t", "a", Entry{Data: nothing}) // the same again, after which the first is done with
+	if ok, there := settled(s); !ok || !there || !announced {
+		t.Errorf("afterwards: settled %v, there %v, announced %v", ok, there, announced)
+	}
+}

@@ -128,6 +128,8 @@ func (s *Store) commit(group []*update) {
 		}
 	}
 	if err == nil && dirty {
+		s.unsettled.Store(true)
+		defer s.unsettled.Store(false)
 		err = s.flush(f, b)
 	} else if b != nil {
 		if g := guard(b.Rollback); g != nil {
