@@ -234,7 +234,8 @@ func TestSettled(t *testing.T) {
 		t.Errorf("before: settled %v, there %v", ok, there)
 	}
 	put(t, s, "t", "a", Entry{Data: nothing})
-	put(t, s, "t", "a", Entry{Data: nothing}) // the same again, after which the first is done with
+	put(t, s, "t", "b", Entry{Data: nothing}) // after which the first is done with
+	change(t, s, func(*Tx) error { return nil })
 	if ok, there := settled(s); !ok || !there || !announced {
 		t.Errorf("afterwards: settled %v, there %v, announced %v", ok, there, announced)
 	}
