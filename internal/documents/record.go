@@ -175,20 +175,18 @@ func takeApart(sig, data []byte) (p, numbers, handle []byte, ok bool) {
 // isPlace reports whether a document can be at p: absolute, spelt as
 // path.Clean does, not the root, without NUL.
 func isPlace(p []byte) bool {
-	if len(p) < 2 || p[0] != '/' || p[len(p)-1] == '/' || bytes.IndexByte(p, 0) >= 0 || bytes.Contains(p, []byte("//")) {
+	if len(p) < 2 || p[0] != '/' || bytes.IndexByte(p, 0) >= 0 {
 		return false
 	}
-	for {
-		_, rest, found := bytes.Cut(p, []byte("/."))
-		if !found {
-			return true
-		}
-		// "/." and "/.." are wrong, a name that begins so is not.
-		if name, _, _ := bytes.Cut(rest, []byte{'/'}); len(name) == 0 || len(name) == 1 && name[0] == '.' {
+	p = p[1:]
+	for more := true; more; {
+		var name []byte
+		name, p, more = bytes.Cut(p, []byte{'/'})
+		if len(name) == 0 || name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.') {
 			return false
 		}
-		p = rest
 	}
+	return true
 }
 
 // bytesOf cuts an "ay" off the front of b.

@@ -8,7 +8,7 @@ import (
 
 // dropAfter is how many reads of Data are followed by giving back the pages of
 // the file that they have mapped: some MiB.
-const dropAfter = 16
+const dropAfter = 48
 
 // Data calls yield with the id and the data of each entry of a table, sorted
 // by id, until it returns false; only in View. It is for those who look at all
