@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv("DOCPORTAL_TEST_MODEL"); p != "" {
 		os.Exit(runModel(p))
 	}
+	takeOpenat2()
 	if os.Getuid() == 0 {
 		// The go command's fuzzing keeps its files as whoever started it; only
 		// the processes that run the target must be an ordinary user.

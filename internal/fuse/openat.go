@@ -13,8 +13,8 @@ import (
 )
 
 // This file holds every open that the server makes on the host's behalf, and
-// nothing else does. There are three kinds, and each is safe whatever somebody
-// does to names meanwhile:
+// fallback.go what stands in for openat2(2); nothing else opens anything. There
+// are three kinds, and each is safe whatever somebody does to names meanwhile:
 //
 //   - openBase opens a document's directory by its stored path, but never
 //     through the view itself, and compares what it got with the stored
@@ -99,7 +99,7 @@ func openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	for {
-		fd, err := unix.Openat2(dir, name, &how)
+		fd, err := openat2(dir, name, &how)
 		switch err {
 		case nil:
 			return fd, 0
@@ -111,22 +111,6 @@ func openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno
 			return openChildOld(dir, name, flags, mode)
 		}
 		return -1, errnoOf(err)
-	}
-}
-
-// openChildOld is openChild for kernels (before 5.6) and file systems without
-// openat2: for one component that is neither "." nor ".." and with O_NOFOLLOW,
-// openat cannot leave the directory either.
-func openChildOld(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
-	for {
-		fd, err := unix.Openat(dir, name, flags, mode)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return -1, errnoOf(err)
-		}
-		return fd, 0
 	}
 }
 
@@ -167,7 +151,7 @@ func (m ownMount) openDirectory(path string) (int, syscall.Errno) {
 		Resolve: unix.RESOLVE_NO_SYMLINKS,
 	}
 	for {
-		fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
+		fd, err := openat2(unix.AT_FDCWD, path, &how)
 		switch err {
 		case nil:
 			return fd, 0
@@ -178,71 +162,6 @@ func (m ownMount) openDirectory(path string) (int, syscall.Errno) {
 		}
 		return -1, errnoOf(err)
 	}
-}
-
-// maxLinks is how many links a path may lead over (path_resolution(7)).
-const maxLinks = 40
-
-// walk is openDirectory by one component after the other.
-func (m ownMount) walk(path string) (int, syscall.Errno) {
-	at, errno := openChildOld(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errno != 0 {
-		return -1, errno
-	}
-	typ, links, rest := uint32(unix.S_IFDIR), 0, strings.Split(path, "/")
-	for len(rest) > 0 {
-		name := rest[0]
-		rest = rest[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		fd, errno := openChildOld(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if errno != 0 {
-			unix.Close(at)
-			return -1, errno
-		}
-		// What the kernel knows anyway will do; of the mount nothing may be
-		// asked.
-		var st unix.Statx_t
-		err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
-		typ = uint32(st.Mode) & unix.S_IFMT
-		next, text := fd, ""
-		switch {
-		case err != nil:
-			errno = errnoOf(err)
-		case m.dir != "" && deviceOf(&st) == m.dev:
-			errno = syscall.ENOENT
-		case typ == unix.S_IFLNK:
-			if links++; links > maxLinks {
-				errno = syscall.ELOOP
-				break
-			}
-			buf := make([]byte, unix.PathMax)
-			n, err := unix.Readlinkat(fd, "", buf)
-			errno, text = errnoOf(err), string(buf[:max(n, 0)])
-			unix.Close(fd)
-			next = at
-			rest = append(strings.Split(text, "/"), rest...)
-			if strings.HasPrefix(text, "/") && errno == 0 {
-				next, errno = openChildOld(at, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-				fd = next
-			}
-		}
-		if next != at {
-			unix.Close(at)
-		}
-		if at = next; errno != 0 {
-			if at >= 0 {
-				unix.Close(at)
-			}
-			return -1, errno
-		}
-	}
-	if typ != unix.S_IFDIR {
-		unix.Close(at)
-		return -1, syscall.ENOTDIR
-	}
-	return at, 0
 }
 
 // seenBase is a directory that was found to be a document's.
