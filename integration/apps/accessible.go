@@ -12,16 +12,22 @@ import (
 	"docportal/integration/session"
 )
 
-// Reader sees what a session's programs show, and presses what they have to be
-// pressed, as a screen reader does: by the accessibility bus.
+// Reader sees what a session's programs show, presses buttons and fills fields,
+// as a screen reader does: by the accessibility bus. It needs no mouse and no
+// keys, which a Wayland compositor gives to nobody.
 type Reader struct {
 	conn *dbus.Conn
 }
 
 const accessible = "org.a11y.atspi.Accessible"
 
-// readLimit is how long a program may take to tell of one of its elements.
-const readLimit = 20 * time.Second
+const (
+	// readLimit is how long a program may take to tell of one of its elements; it
+	// is asked again.
+	readLimit = 3 * time.Second
+	// pressLimit is how long it may take to do what a press says.
+	pressLimit = 20 * time.Second
+)
 
 // OpenReader connects to the accessibility bus of a session. The caller closes
 // it.
@@ -58,13 +64,24 @@ type reference struct {
 }
 
 func (r *Reader) call(at reference, method string, args ...any) *dbus.Call {
-	ctx, cancel := context.WithTimeout(context.Background(), readLimit)
+	return r.callWithin(readLimit, at, method, args...)
+}
+
+func (r *Reader) callWithin(limit time.Duration, at reference, method string, args ...any) *dbus.Call {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return r.conn.Object(at.Owner, at.Path).CallWithContext(ctx, method, 0, args...)
 }
 
-// find looks for an element below another, breadth first.
-func (r *Reader) find(from reference, role string, name *regexp.Regexp) (*Element, error) {
+// The states of an element that matter here (AtspiStateType), as bits.
+const (
+	sensitive = 1 << 24
+	showing   = 1 << 25
+)
+
+// find looks for an element below another, breadth first, that has these
+// states.
+func (r *Reader) find(from reference, role string, name *regexp.Regexp, states uint32) *Element {
 	for queue := []reference{from}; len(queue) > 0; queue = queue[1:] {
 		e := &Element{reader: r, at: queue[0]}
 		// Elements go while they are looked at.
@@ -75,19 +92,32 @@ func (r *Reader) find(from reference, role string, name *regexp.Regexp) (*Elemen
 		}
 		e.Name, _ = title.Value().(string)
 		if e.Role == role && name.MatchString(e.Name) {
-			return e, nil
+			var has []uint32
+			if r.call(e.at, accessible+".GetState").Store(&has) == nil && len(has) > 0 && has[0]&states == states {
+				return e
+			}
 		}
 		var below []reference
 		if r.call(e.at, accessible+".GetChildren").Store(&below) == nil {
 			queue = append(queue, below...)
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-// Await waits until a program, which goes by that name there, shows an element
-// of that role whose name matches a regular expression.
+// Await waits until a program, which goes by that name there, has an element of
+// that role whose name matches a regular expression.
 func (r *Reader) Await(program, role, name string) (*Element, error) {
+	return r.await(program, role, name, 0)
+}
+
+// AwaitShown waits until it can be used and seen as well, which GTK 4 does not
+// tell.
+func (r *Reader) AwaitShown(program, role, name string) (*Element, error) {
+	return r.await(program, role, name, sensitive|showing)
+}
+
+func (r *Reader) await(program, role, name string, states uint32) (*Element, error) {
 	is, err := regexp.Compile(name)
 	if err != nil {
 		return nil, err
@@ -103,8 +133,8 @@ func (r *Reader) Await(program, role, name string) (*Element, error) {
 			if r.call(p, "org.freedesktop.DBus.Properties.Get", accessible, "Name").Store(&title) != nil || title.Value() != program {
 				continue
 			}
-			if found, err = r.find(p, role, is); err != nil || found != nil {
-				return true, err
+			if found = r.find(p, role, is, states); found != nil {
+				return true, nil
 			}
 		}
 		return false, nil
@@ -115,8 +145,31 @@ func (r *Reader) Await(program, role, name string) (*Element, error) {
 	return found, nil
 }
 
-// sensitive is the bit of AT-SPI's states for what can be used.
-const sensitive = 1 << 24
+// Choose gives a path to the file dialog of the desktop portal's GTK backend,
+// by the field that it has or shows for that, and presses the button, by its
+// name, that ends it. look is called before that.
+func (r *Reader) Choose(path, button string, look func()) error {
+	dialog, err := r.AwaitShown(dialogClass, "file chooser", "^File Chooser Widget$")
+	if err != nil {
+		return err
+	}
+	if err := dialog.Press(); err != nil {
+		return err
+	}
+	field, err := r.AwaitShown(dialogClass, "text", "")
+	if err != nil {
+		return err
+	}
+	if err := field.Write(path); err != nil {
+		return err
+	}
+	end, err := r.AwaitShown(dialogClass, "push button", "^"+button+"$")
+	if err != nil {
+		return err
+	}
+	look()
+	return end.Press()
+}
 
 // Press does what a press on the element does, when it can be pressed.
 func (e *Element) Press() error {
@@ -129,7 +182,7 @@ func (e *Element) Press() error {
 		return fmt.Errorf("%q cannot be pressed: %w", e.Name, err)
 	}
 	var done bool
-	if err := e.reader.call(e.at, "org.a11y.atspi.Action.DoAction", int32(0)).Store(&done); err != nil {
+	if err := e.reader.callWithin(pressLimit, e.at, "org.a11y.atspi.Action.DoAction", int32(0)).Store(&done); err != nil {
 		return fmt.Errorf("press %q: %w", e.Name, err)
 	}
 	if !done {
@@ -153,7 +206,7 @@ func (e *Element) SelectRow(row int32) error {
 // Write puts a text into a field.
 func (e *Element) Write(text string) error {
 	var done bool
-	if err := e.reader.call(e.at, "org.a11y.atspi.EditableText.SetTextContents", text).Store(&done); err != nil {
+	if err := e.reader.callWithin(pressLimit, e.at, "org.a11y.atspi.EditableText.SetTextContents", text).Store(&done); err != nil {
 		return fmt.Errorf("write into %q: %w", e.Name, err)
 	}
 	if !done {
