@@ -1,12 +1,16 @@
 package apps
 
 import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"docportal/integration/session"
 	"docportal/integration/toolkit"
@@ -30,6 +34,7 @@ type application struct {
 	// them.
 	left  map[string]string
 	sound bool              // plays what it opens
+	keys  bool              // wants a keyring
 	drag  bool              // is a window to drop files on
 	why   map[string]string // reasons, by column
 	short bool              // tested in every check
@@ -89,6 +94,10 @@ var applications = []application{
 		why: map[string]string{"open": noAccount},
 	},
 	{
+		id: "org.gnome.Geary", class: "[Gg]eary", keys: true,
+		why: map[string]string{"open": noAccount},
+	},
+	{
 		id: "org.telegram.desktop", class: "TelegramDesktop",
 		why: map[string]string{"open": noAccount},
 	},
@@ -111,7 +120,48 @@ func TestApplications(t *testing.T) {
 	if all {
 		t.Run(ChromiumID, func(t *testing.T) { chromium(start(t)) })
 		t.Run(DinoID, func(t *testing.T) { chat(start(t)) })
+		t.Run(ytDlpID, func(t *testing.T) { fetches(start(t)) })
 	}
+}
+
+const ytDlpID = "io.github.yt_dlp.yt-dlp"
+
+// fetches tries a program of the terminal: it gets what it is asked for into the
+// directory that its command line names, and sees no other.
+func fetches(d *desktop) {
+	d.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "audio/x-wav")
+		http.ServeContent(w, r, "sound.wav", time.Now(), bytes.NewReader(paper("sound.wav")))
+	}))
+	d.Cleanup(server.Close)
+	d.file(".ssh/id_ed25519", 100)
+	d.file("Documents/beside.txt", 10)
+	dir := filepath.Join(d.Home, "Videos")
+	d.must(os.Mkdir(dir, 0o755))
+	run := func(command string, args ...string) string {
+		cmd := d.Command("sbx-run", append([]string{"--filesystem=" + dir, "--command=" + command, ytDlpID}, args...)...)
+		cmd.Dir = dir
+		out, err := cmd.Output()
+		if err != nil {
+			d.Fatalf("%s: %v", command, err)
+		}
+		return string(out)
+	}
+	if seen := strings.Fields(run("ls", "-A", d.Home)); !slices.Contains(seen, "Videos") || slices.Contains(seen, "Documents") || slices.Contains(seen, ".ssh") {
+		d.Errorf("it sees %q", seen)
+	}
+	run("yt-dlp", "--no-config", "--no-progress", server.URL+"/sound.wav")
+	got, err := filepath.Glob(filepath.Join(dir, "*"))
+	d.must(err)
+	if len(got) != 1 {
+		d.Fatalf("it left %q", got)
+	}
+	if b, err := os.ReadFile(got[0]); err != nil || !bytes.Equal(b, paper("sound.wav")) {
+		d.Errorf("%s is not what the server has (%v)", got[0], err)
+	}
+	d.works(ytDlpID, "starts")
+	table.Set(ytDlpID, "open", "has no window")
 }
 
 func (a application) test(d *desktop) {
@@ -132,6 +182,9 @@ func (a application) test(d *desktop) {
 	}
 	if a.sound {
 		d.sound()
+	}
+	if a.keys {
+		d.keyring()
 	}
 
 	stop := d.launch(a)

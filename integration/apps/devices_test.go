@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -21,6 +22,28 @@ func (d *desktop) sound() {
 	d.Helper()
 	cmd := d.Command("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes",
 		"-L", "module-native-protocol-unix", "-L", "module-null-sink sink_name=speaker")
+	d.serve(cmd)
+	d.must(session.Await(startLimit, func() (bool, error) {
+		_, err := d.output("pactl", "info")
+		return err == nil, nil
+	}))
+}
+
+// keyring starts a keyring that is open. It ends with the session.
+func (d *desktop) keyring() {
+	d.Helper()
+	cmd := d.Command("gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets")
+	cmd.Stdin = strings.NewReader("a password")
+	d.serve(cmd)
+	d.must(session.Await(startLimit, func() (bool, error) {
+		pid, err := d.Owner("org.freedesktop.secrets")
+		return err == nil && pid == cmd.Process.Pid, nil
+	}))
+}
+
+// serve starts a program that runs as long as the session.
+func (d *desktop) serve(cmd *exec.Cmd) {
+	d.Helper()
 	d.must(d.Start(cmd))
 	d.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
@@ -28,10 +51,6 @@ func (d *desktop) sound() {
 		defer kill.Stop()
 		cmd.Wait()
 	})
-	d.must(session.Await(startLimit, func() (bool, error) {
-		_, err := d.output("pactl", "info")
-		return err == nil, nil
-	}))
 }
 
 // camera starts the media server with a camera that shows a test picture, which
