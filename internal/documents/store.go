@@ -169,18 +169,24 @@ func (s *Service) remember(d *document, gen uint64) {
 
 // load reads a persistent document; an entry that is no document is none.
 func load(tx *permstore.Tx, id string) (*document, error) {
+	d, _, err := loadEntry(tx, id)
+	return d, err
+}
+
+// loadEntry is load, with the entry as it is stored.
+func loadEntry(tx *permstore.Tx, id string) (*document, permstore.Entry, error) {
 	if !validID(id) {
-		return nil, nil
+		return nil, permstore.Entry{}, nil
 	}
 	e, ok, err := tx.Get(table, id)
 	if err != nil || !ok {
-		return nil, err
+		return nil, e, err
 	}
 	rec, err := decode(e.Data)
 	if err != nil {
-		return nil, nil
+		return nil, e, nil
 	}
-	return newDocument(id, rec, e.Permissions), nil
+	return newDocument(id, rec, e.Permissions), e, nil
 }
 
 // validID reports whether id can be a directory's name in the view.
@@ -240,7 +246,7 @@ func (s *Service) changeStored(ctx context.Context, id string, fn func(d *docume
 		return err
 	}
 	return store.Update(ctx, func(tx *permstore.Tx) error {
-		d, err := load(tx, id)
+		d, e, err := loadEntry(tx, id)
 		if err != nil {
 			return err
 		}
@@ -256,10 +262,6 @@ func (s *Service) changeStored(ctx context.Context, id string, fn func(d *docume
 			return err
 		}
 		// The data stays as it is: it may be of an older form.
-		e, _, err := tx.Get(table, id)
-		if err != nil {
-			return err
-		}
 		return tx.Put(table, id, permstore.Entry{Data: e.Data, Permissions: words})
 	})
 }
@@ -608,31 +610,26 @@ func placeStored(tx *permstore.Tx, p *placed) (string, error) {
 // stored is what a persistent document becomes: its id and entry, and whether
 // there is nothing to write, because it is so already.
 func stored(tx *permstore.Tx, p *placed) (id string, becomes permstore.Entry, same bool, err error) {
-	none := permstore.Entry{}
 	id = p.id
 	if id == "" && p.reuse {
 		if id, err = findStored(tx, &p.rec); err != nil {
-			return "", none, false, err
+			return "", becomes, false, err
 		}
 	}
 	if id == "" {
 		return newID(), permstore.Entry{Data: p.rec.encode(), Permissions: granted(nil, p.grants)}, false, nil
 	}
-	d, err := load(tx, id)
+	d, e, err := loadEntry(tx, id)
 	if err != nil {
-		return "", none, false, err
+		return "", becomes, false, err
 	}
 	if d == nil {
-		return "", none, false, errNone
+		return "", becomes, false, errNone
 	}
 	if p.check != nil {
 		if err := p.check(d); err != nil {
-			return "", none, false, err
+			return "", becomes, false, err
 		}
-	}
-	e, _, err := tx.Get(table, id)
-	if err != nil {
-		return "", none, false, err
 	}
 	becomes = permstore.Entry{Data: e.Data, Permissions: granted(e.Permissions, p.grants)}
 	if p.id == "" {
