@@ -55,17 +55,41 @@ func scopes(network bool, abi int, bwrap string) uint64 {
 // says, for ever. The caller has locked the goroutine to its thread and never
 // gives it back. The ruleset handles no file access: bwrap must still mount.
 func scopeThread(scopes uint64) error {
-	attr := struct{ fs, net, scoped uint64 }{scoped: scopes}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	attr := rulesetAttr{scoped: scopes}
+	return restrictThread(&attr, unsafe.Sizeof(attr), nil)
+}
+
+// rulesetAttr is struct landlock_ruleset_attr: what a ruleset forbids.
+type rulesetAttr struct{ fs, net, scoped uint64 }
+
+// restrictThread enforces a ruleset, of whose attr the kernel knows the first size
+// bytes, on the calling thread, which gains no privileges any more. Allow, if not
+// nil, adds the exceptions to it.
+func restrictThread(attr *rulesetAttr, size uintptr, allow func(ruleset int) error) error {
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(attr)), size, 0)
 	if errno != 0 {
 		return fmt.Errorf("landlock_create_ruleset: %w", errno)
 	}
 	defer unix.Close(int(fd))
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
+	if allow != nil {
+		if err := allow(int(fd)); err != nil {
+			return err
+		}
+	}
+	if err := noNewPrivileges(); err != nil {
+		return err
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
 		return fmt.Errorf("landlock_restrict_self: %w", errno)
+	}
+	return nil
+}
+
+// noNewPrivileges keeps the calling thread from gaining any, for ever: a filter or
+// ruleset of who has none wants that.
+func noNewPrivileges() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -24,9 +25,6 @@ var (
 // executes the loader. It is a sandbox in the app's sandbox: where the kernel
 // has no Landlock the latter alone keeps the files.
 func ConfineLoader() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
-	}
 	if abi := landlockABI(); abi > 0 {
 		if err := restrictFiles(abi); err != nil {
 			return err
@@ -39,15 +37,13 @@ func ConfineLoader() error {
 // Landlock knows (landlock(7)).
 func restrictFiles(abi int) error {
 	const (
-		execute, write, read, readDir = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-
 		firstVersion = 1<<13 - 1
 		refer        = 1 << 13 // version 2
 		truncate     = 1 << 14 // version 3
 		ioctlDevice  = 1 << 15 // version 5
 		bindConnect  = 1<<0 | 1<<1
 	)
-	attr := struct{ fs, net, scoped uint64 }{fs: firstVersion}
+	attr := rulesetAttr{fs: firstVersion}
 	size := unsafe.Sizeof(attr.fs)
 	if abi >= 2 {
 		attr.fs |= refer
@@ -66,11 +62,12 @@ func restrictFiles(abi int) error {
 		attr.scoped = scopeAbstractUnixSocket | scopeSignal
 		size += unsafe.Sizeof(attr.scoped)
 	}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
-	if errno != 0 {
-		return fmt.Errorf("landlock_create_ruleset: %w", errno)
-	}
-	defer unix.Close(int(fd))
+	return restrictThread(&attr, size, allowLoader)
+}
+
+// allowLoader adds what a loader may open to a ruleset.
+func allowLoader(ruleset int) error {
+	const execute, write, read, readDir = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 	allow := func(path string, rights uint64) error {
 		beneath, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
@@ -81,11 +78,10 @@ func restrictFiles(abi int) error {
 		}
 		defer unix.Close(beneath)
 		// struct landlock_path_beneath_attr is packed.
-		var rule [12]byte
-		*(*uint64)(unsafe.Pointer(&rule[0])) = rights
-		*(*int32)(unsafe.Pointer(&rule[8])) = int32(beneath)
+		rule := binary.NativeEndian.AppendUint64(nil, rights)
+		rule = binary.NativeEndian.AppendUint32(rule, uint32(beneath))
 		const pathBeneath = 1
-		if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, fd, pathBeneath, uintptr(unsafe.Pointer(&rule)), 0, 0, 0); errno != 0 {
+		if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), pathBeneath, uintptr(unsafe.Pointer(&rule[0])), 0, 0, 0); errno != 0 {
 			return fmt.Errorf("landlock_add_rule %s: %w", path, errno)
 		}
 		return nil
@@ -100,9 +96,6 @@ func restrictFiles(abi int) error {
 			return err
 		}
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return fmt.Errorf("landlock_restrict_self: %w", errno)
-	}
 	return nil
 }
 
@@ -113,7 +106,7 @@ func forbidSockets() error {
 	if !ok {
 		return fmt.Errorf("no system call filter for %s", runtime.GOARCH)
 	}
-	program, err := bpf.Assemble([]bpf.Instruction{
+	filter, err := assemble([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offsetArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arch.audit, SkipTrue: 1},
 		errnoOf(unix.ENOSYS),
@@ -125,9 +118,8 @@ func forbidSockets() error {
 	if err != nil {
 		return err
 	}
-	filter := make([]unix.SockFilter, len(program))
-	for i, in := range program {
-		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	if err := noNewPrivileges(); err != nil {
+		return err
 	}
 	fprog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	const setModeFilter = 1

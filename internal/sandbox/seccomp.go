@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"runtime"
@@ -199,17 +198,24 @@ func (f Filter) compile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	filter, err := assemble(program)
+	if err != nil {
+		return nil, err
+	}
+	return binary.Append(nil, binary.NativeEndian, filter)
+}
+
+// assemble makes a filter as the kernel reads it.
+func assemble(program []bpf.Instruction) ([]unix.SockFilter, error) {
 	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return nil, fmt.Errorf("system call filter: %w", err)
 	}
-	var b bytes.Buffer
-	for _, i := range raw {
-		b.Write(binary.NativeEndian.AppendUint16(nil, i.Op))
-		b.Write([]byte{i.Jt, i.Jf})
-		b.Write(binary.NativeEndian.AppendUint32(nil, i.K))
+	filter := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
-	return b.Bytes(), nil
+	return filter, nil
 }
 
 // Denied lists the system calls that always fail under the filter, sorted.
