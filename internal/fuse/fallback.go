@@ -89,7 +89,6 @@ func (m ownMount) walk(path string) (int, syscall.Errno) {
 			rest = append(strings.Split(text, "/"), rest...)
 			if strings.HasPrefix(text, "/") && errno == 0 {
 				next, errno = openNoFollow(at, "/", unix.O_PATH|unix.O_DIRECTORY, 0)
-				fd = next
 			}
 		}
 		if next != at {

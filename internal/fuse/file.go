@@ -295,10 +295,7 @@ func (fs *filesystem) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []b
 	// memory map go where they belong, and the kernel sends them by
 	// whichever open file it likes, so the file itself is not in that mode.
 	if h.index && in.Flags&unix.O_APPEND == 0 {
-		errno := fs.writeIndex(h, in, data, func(data []byte, off int64) syscall.Errno {
-			return writeAll(h.d.fd, data, off)
-		})
-		if errno != 0 {
+		if errno := fs.writeIndex(h, data, in.Offset); errno != 0 {
 			return 0, status(errno)
 		}
 		return uint32(len(data)), gofuse.OK

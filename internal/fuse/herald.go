@@ -17,8 +17,8 @@ import (
 // answered, and nothing ends that wait, not even the end of the process: who is
 // killed in it stays until his successor has answered. So notices are written by
 // threads that share no descriptors with the others, and have the FUSE
-// connection, and what the runtime needs, alone: everything else that the process had is free when it dies,
-// the store and the bus too, and the successor can begin.
+// connection, and what the runtime needs, alone: everything else that the process
+// had is free when it dies, the store and the bus too, and the successor can begin.
 
 // heralds are the threads that write notices. There are as many as notices
 // wait at a time.

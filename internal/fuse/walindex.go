@@ -7,7 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -414,63 +413,58 @@ func believed(b []byte) bool {
 	return s1 == binary.NativeEndian.Uint32(one[40:]) && s2 == binary.NativeEndian.Uint32(one[44:])
 }
 
+// withIndex calls use with what is known of the index that h has open, f.mu being
+// held; not at all if nothing is.
+func (fs *filesystem) withIndex(h *handle, use func(x *walIndex)) {
+	k := lockKey{file: h.n.key}
+	f := fs.locks.existing(k)
+	if f == nil {
+		return
+	}
+	defer fs.locks.unuse(k, f)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.index != nil {
+		use(f.index)
+	}
+}
+
 // readIndex completes what was read of an index at off by its header.
 func (fs *filesystem) readIndex(h *handle, b []byte, off uint64) {
 	if off >= indexHeader {
 		return
 	}
-	k := lockKey{file: h.n.key}
-	f := fs.locks.existing(k)
-	if f == nil {
-		return
-	}
-	defer fs.locks.unuse(k, f)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.index != nil && f.index.header != nil {
-		copy(b, f.index.header[off:])
-	}
+	fs.withIndex(h, func(x *walIndex) {
+		if x.header != nil {
+			copy(b, x.header[off:])
+		}
+	})
 }
 
 // writeIndex is a write to an index: what of it is the header stays here while a
 // view has the index. Pages of another view are out of date.
-func (fs *filesystem) writeIndex(h *handle, in *gofuse.WriteIn, data []byte, write func(data []byte, off int64) syscall.Errno) syscall.Errno {
-	k := lockKey{file: h.n.key}
-	f := fs.locks.existing(k)
-	if f == nil {
-		return write(data, int64(in.Offset))
-	}
-	defer fs.locks.unuse(k, f)
-	rest, off := data, in.Offset
-	f.mu.Lock()
-	if x := f.index; x != nil && x.view != nil {
-		if x.view != h.n {
-			f.mu.Unlock()
-			return syscall.EAGAIN
-		}
-		if x.header != nil && off < indexHeader {
+func (fs *filesystem) writeIndex(h *handle, data []byte, off uint64) (errno syscall.Errno) {
+	fs.withIndex(h, func(x *walIndex) {
+		switch {
+		case x.view == nil:
+		case x.view != h.n:
+			errno = syscall.EAGAIN
+		case x.header != nil && off < indexHeader:
 			n := copy(x.header[off:], data)
-			rest, off = data[n:], off+uint64(n)
+			data, off = data[n:], off+uint64(n)
 		}
+	})
+	if errno != 0 {
+		return errno
 	}
-	f.mu.Unlock()
-	if len(rest) == 0 {
-		return 0
-	}
-	return write(rest, int64(off))
+	return writeAll(h.d.fd, data, int64(off))
 }
 
 // indexFailed notes that a write to an index did not arrive.
 func (fs *filesystem) indexFailed(h *handle) {
-	k := lockKey{file: h.n.key}
-	f := fs.locks.existing(k)
-	if f == nil {
-		return
-	}
-	defer fs.locks.unuse(k, f)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.index != nil && f.index.view == h.n {
-		f.index.failed = true
-	}
+	fs.withIndex(h, func(x *walIndex) {
+		if x.view == h.n {
+			x.failed = true
+		}
+	})
 }
