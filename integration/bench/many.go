@@ -340,7 +340,7 @@ func manyDocuments() error {
 }
 
 func compareMany(ours, theirs []*portal) error {
-	fmt.Printf("\nCalls of docportal with %d documents and with %d, medians in ms of %d interleaved runs (GetHostPaths of 100: %d)\n", manySizes[0], manySizes[len(manySizes)-1], 2*manyRounds, manySizes[1])
+	fmt.Printf("\nCalls of docportal with %d documents and with %d, medians in ms of %d interleaved turns of 1 or 5 calls (GetHostPaths of 100: %d)\n", manySizes[0], manySizes[len(manySizes)-1], 2*manyRounds, manySizes[1])
 	if err := growth(ours); err != nil {
 		return err
 	}

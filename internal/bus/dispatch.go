@@ -178,11 +178,11 @@ func (c *Conn) dispatch(call *Call) {
 		return
 	}
 	l.busy = true
-	job := job{l, call}
+	j := job{l, call}
 	select {
-	case c.jobs <- job:
+	case c.jobs <- j:
 	default:
-		go c.work(job) // ends with the connection, or with its jobs
+		go c.work(j) // ends with the connection, or when enough others wait for jobs
 	}
 }
 
