@@ -93,11 +93,19 @@ func cookieFile() []byte {
 
 // Close ends the display.
 func (s *Screen) Close() error {
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	t := time.AfterFunc(10*time.Second, func() { s.cmd.Process.Kill() })
-	defer t.Stop()
-	s.cmd.Wait()
+	terminate(s.cmd, stopLimit)
 	return nil
+}
+
+// stopLimit is how long a program of the display has to end.
+const stopLimit = 10 * time.Second
+
+// terminate ends a program: by itself if it does that in time.
+func terminate(cmd *exec.Cmd, limit time.Duration) {
+	cmd.Process.Signal(syscall.SIGTERM)
+	t := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	defer t.Stop()
+	cmd.Wait()
 }
 
 // run runs a program that uses the display and returns what it printed.

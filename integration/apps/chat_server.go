@@ -167,9 +167,6 @@ func (c *ChatServer) file(kind, name string) string {
 
 // Close ends the server.
 func (c *ChatServer) Close() error {
-	c.cmd.Process.Signal(syscall.SIGTERM)
-	t := time.AfterFunc(10*time.Second, func() { c.cmd.Process.Kill() })
-	defer t.Stop()
-	c.cmd.Wait()
+	terminate(c.cmd, stopLimit)
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -45,12 +44,7 @@ func (d *desktop) keyring() {
 func (d *desktop) serve(cmd *exec.Cmd) {
 	d.Helper()
 	d.must(d.Start(cmd))
-	d.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(startLimit, func() { cmd.Process.Kill() })
-		defer kill.Stop()
-		cmd.Wait()
-	})
+	d.Cleanup(func() { terminate(cmd, startLimit) })
 }
 
 // camera starts the media server with a camera that shows a test picture, which
@@ -72,14 +66,7 @@ context.objects = [
 		media.class = Video/Source media.role = Camera } }
 ]
 `), 0o600))
-	cmd := d.Command("pipewire", "-c", config)
-	d.must(d.Start(cmd))
-	d.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(startLimit, func() { cmd.Process.Kill() })
-		defer kill.Stop()
-		cmd.Wait()
-	})
+	d.serve(d.Command("pipewire", "-c", config))
 	d.must(session.Await(startLimit, func() (bool, error) {
 		s, _ := d.output("pw-cli", "ls", "Node")
 		return strings.Contains(s, `"camera"`), nil

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -528,10 +527,7 @@ func TestFirstStart(t *testing.T) {
 			d.Error("Firefox did not ask for the page")
 		}
 		d.shot(name)
-		cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(startLimit, func() { cmd.Process.Kill() })
-		cmd.Wait()
-		kill.Stop()
+		terminate(cmd, startLimit)
 		var found []string
 		for _, dir := range []string{".mozilla/firefox", ".var/app/" + FirefoxID + "/config/mozilla/firefox"} {
 			all, err := filepath.Glob(filepath.Join(d.Home, dir, "*.default*", "prefs.js"))

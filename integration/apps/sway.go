@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"docportal/integration/session"
 )
@@ -61,9 +60,6 @@ func (s *Sway) Shot(file string) error {
 
 // Close ends the compositor.
 func (s *Sway) Close() error {
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	t := time.AfterFunc(10*time.Second, func() { s.cmd.Process.Kill() })
-	defer t.Stop()
-	s.cmd.Wait()
+	terminate(s.cmd, stopLimit)
 	return nil
 }

@@ -318,9 +318,7 @@ func TestModemManager(t *testing.T) {
 	bus(t)
 	p, pid := daemon(t, "ModemManager", profile("ModemManager"))
 	answers(t, "No modems were found", "mmcli", "--list-modems")
-	if caps := who(t, pid, "CapEff"); caps != "0000000000001000" {
-		t.Errorf("capabilities %s, want net_admin alone", caps)
-	}
+	hasOnly(t, pid, "0000000000001000", "net_admin alone")
 	for field, want := range map[string]string{"CapBnd": "0000000000001000", "NoNewPrivs": "1", "Seccomp": "2", "Uid": "0 0 0 0"} {
 		if got := who(t, pid, field); got != want {
 			t.Errorf("%s %s, want %s", field, got, want)
@@ -347,6 +345,15 @@ func TestModemManager(t *testing.T) {
 	gone(t)
 }
 
+// hasOnly fails the test if a process has other capabilities than these, which are
+// called so.
+func hasOnly(t *testing.T, pid int, caps, called string) {
+	t.Helper()
+	if has := who(t, pid, "CapEff"); has != caps {
+		t.Errorf("capabilities %s, want %s", has, called)
+	}
+}
+
 // gone fails the test if something of a sandbox is left.
 func gone(t *testing.T) {
 	t.Helper()
@@ -370,9 +377,7 @@ func TestDnsmasq(t *testing.T) {
 	answers(t, `^192\.0\.2\.7\n$`, "dig", "+short", "+time=2", "+tries=1", "@127.0.0.1", "www.example.test") // port 53
 	answers(t, `^\('2\.`, "gdbus", "call", "--system", "--dest", "uk.org.thekelleys.dnsmasq", "--object-path", "/uk/org/thekelleys/dnsmasq",
 		"--method", "uk.org.thekelleys.dnsmasq.GetVersion")
-	if caps := who(t, pid, "CapEff"); caps != "0000000000003400" {
-		t.Errorf("capabilities %s, want net_bind_service, net_admin, net_raw", caps)
-	}
+	hasOnly(t, pid, "0000000000003400", "net_bind_service, net_admin, net_raw")
 	if uid := who(t, pid, "Uid"); strings.HasPrefix(uid, "0 ") {
 		t.Errorf("uid %s", uid)
 	}
@@ -390,9 +395,7 @@ func TestAvahi(t *testing.T) {
 	answers(t, "running|[0-9]", "gdbus", "call", "--system", "--dest", "org.freedesktop.Avahi", "--object-path", "/", "--method", "org.freedesktop.Avahi.Server.GetState")
 	start(t, "avahi-publish", "-s", "thing", "_http._tcp", "8080")
 	answers(t, `(?m)^=;lo;IPv4;thing;Web Site;local;.*;8080;`, "avahi-browse", "--all", "--terminate", "--parsable", "--resolve")
-	if caps := who(t, pid, "CapEff"); caps != "0000000000000000" {
-		t.Errorf("capabilities %s, want none", caps)
-	}
+	hasOnly(t, pid, "0000000000000000", "none")
 	confined(t, "avahi-daemon", "avahi")
 	p.end(syscall.SIGTERM)
 	gone(t)
@@ -403,9 +406,7 @@ func TestGeoclue(t *testing.T) {
 	p, pid := daemon(t, "geoclue", profile("geoclue"))
 	answers(t, `^\(<false>,\)\n$`, "gdbus", "call", "--system", "--dest", "org.freedesktop.GeoClue2", "--object-path", "/org/freedesktop/GeoClue2/Manager",
 		"--method", "org.freedesktop.DBus.Properties.Get", "org.freedesktop.GeoClue2.Manager", "InUse")
-	if caps := who(t, pid, "CapEff"); caps != "0000000000000000" {
-		t.Errorf("capabilities %s, want none", caps)
-	}
+	hasOnly(t, pid, "0000000000000000", "none")
 	confined(t, "geoclue", "geoclue")
 	p.end(syscall.SIGTERM)
 	gone(t)
@@ -416,9 +417,7 @@ func TestWpaSupplicant(t *testing.T) {
 	p, pid := daemon(t, "wpa_supplicant", profile("wpa_supplicant"))
 	answers(t, `^\(<\[.*'ap'.*\]>,\)\n$`, "gdbus", "call", "--system", "--dest", "fi.w1.wpa_supplicant1", "--object-path", "/fi/w1/wpa_supplicant1",
 		"--method", "org.freedesktop.DBus.Properties.Get", "fi.w1.wpa_supplicant1", "Capabilities")
-	if caps := who(t, pid, "CapEff"); caps != "0000000000003000" {
-		t.Errorf("capabilities %s, want net_admin and net_raw", caps)
-	}
+	hasOnly(t, pid, "0000000000003000", "net_admin and net_raw")
 	confined(t, "wpa_supplicant", "root")
 	p.end(syscall.SIGTERM)
 	gone(t)

@@ -122,9 +122,8 @@ func TestSQLite(t *testing.T) {
 			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+";"+bank+"'")
 			var wg sync.WaitGroup
 			var writing atomic.Int32
-			type place struct{ app, db string }
-			writers := []place{{testApp, seen}, {testApp, seen}, {otherApp, seen}, {"", db}}
-			readers := []place{{testApp, seen}, {otherApp, seen}, {"", db}}
+			writers := []databasePlace{{testApp, seen}, {testApp, seen}, {otherApp, seen}, {"", db}}
+			readers := []databasePlace{{testApp, seen}, {otherApp, seen}, {"", db}}
 			if grows && !long() {
 				readers = readers[1:2]
 			}
@@ -187,7 +186,7 @@ func TestATransactionIsWaitedFor(t *testing.T) {
 	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
 	db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
 	r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode=wal;"+bank+"'")
-	places := []struct{ app, db string }{{testApp, seen}, {otherApp, seen}, {"", db}}
+	places := []databasePlace{{testApp, seen}, {otherApp, seen}, {"", db}}
 	var clients []*client
 	for _, p := range places {
 		c := r.sqlite(p.app, p.db, "PRAGMA wal_autocheckpoint=0;")
@@ -241,10 +240,7 @@ func TestATransactionIsWaitedFor(t *testing.T) {
 			}
 		}
 	}
-	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM log;").CombinedOutput()
-	if want := fmt.Sprintf("ok\n%d\n", done); string(out) != want || err != nil {
-		t.Errorf("%s %v, want %s", out, err, want)
-	}
+	wantTransactions(t, db, done)
 }
 
 // TestSQLiteKeepsWhatItAcknowledged kills the programs that write, in all
@@ -261,19 +257,9 @@ func TestSQLiteKeepsWhatItAcknowledged(t *testing.T) {
 			r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
 			db, seen := filepath.Join(tree, "db"), "$DOC/d1/tree/db"
 			r.run("", "sqlite3 "+db+" 'PRAGMA journal_mode="+mode+";"+bank+"'")
-			end := time.Now().Add(during)
 			var w written
-			var wg sync.WaitGroup
-			for i, p := range []struct{ app, db string }{{testApp, seen}, {testApp, seen}, {otherApp, seen}, {"", db}} {
-				wg.Go(func() {
-					w.writes(t, func() *client { return r.sqlite(p.app, p.db, "PRAGMA wal_autocheckpoint=50;") },
-						string(rune('a'+i)), uint64(i), end, func(c *client, rnd *rand.Rand) func() {
-							dies := time.AfterFunc(time.Duration(50+rnd.IntN(400))*time.Millisecond, func() { c.cmd.Process.Kill() })
-							return func() { dies.Stop() }
-						})
-				})
-			}
-			wg.Wait()
+			w.killed(r, time.Now().Add(during), 50*time.Millisecond,
+				databasePlace{testApp, seen}, databasePlace{testApp, seen}, databasePlace{otherApp, seen}, databasePlace{"", db})
 			w.verify(t, db)
 		})
 	}

@@ -50,6 +50,35 @@ func (w *written) writes(t testing.TB, start func() *client, name string, seed u
 	}
 }
 
+// killed has programs write to databases at the same time until the end, each
+// until it is killed: after least, and up to 400 ms more.
+func (w *written) killed(r *rig, end time.Time, least time.Duration, places ...databasePlace) {
+	var wg sync.WaitGroup
+	for i, p := range places {
+		wg.Go(func() {
+			w.writes(r, func() *client { return r.sqlite(p.app, p.db, "PRAGMA wal_autocheckpoint=50;") },
+				string(rune('a'+i)), uint64(i), end, func(c *client, rnd *rand.Rand) func() {
+					dies := time.AfterFunc(least+time.Duration(rnd.IntN(400))*time.Millisecond, func() { c.cmd.Process.Kill() })
+					return func() { dies.Stop() }
+				})
+		})
+	}
+	wg.Wait()
+}
+
+// databasePlace is where a program sees a database: in an app's sandbox, or on the
+// host if app is "".
+type databasePlace struct{ app, db string }
+
+// wantTransactions wants a sound database with so many of them.
+func wantTransactions(t testing.TB, db string, n int) {
+	t.Helper()
+	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM log;").CombinedOutput()
+	if want := fmt.Sprintf("ok\n%d\n", n); string(out) != want || err != nil {
+		t.Errorf("%s %v, want %s", out, err, want)
+	}
+}
+
 // verify wants every one of them in the database.
 func (w *written) verify(t testing.TB, db string) {
 	t.Helper()
@@ -190,10 +219,7 @@ func TestManyOpenALogAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	out, err := exec.Command("sqlite3", db, "PRAGMA integrity_check; SELECT count(*) FROM log;").CombinedOutput()
-	if want := fmt.Sprintf("ok\n%d\n", done); string(out) != want || err != nil {
-		t.Errorf("%s %v, want %s", out, err, want)
-	}
+	wantTransactions(t, db, done)
 }
 
 // TestADatabaseMadeInAView: of a file that became a database after it was opened
@@ -247,18 +273,8 @@ func TestALoggedDatabaseAsAFile(t *testing.T) {
 	r.docs.add(t, "d1", filepath.Dir(host))
 	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
 	var w written
-	var wg sync.WaitGroup
-	end := time.Now().Add(during)
-	for i, p := range []struct{ app, db string }{{testApp, "$DOC/f1/db"}, {testApp, "$DOC/f1/db"}, {otherApp, "$DOC/d1/f1.d/db"}, {"", host}} {
-		wg.Go(func() {
-			w.writes(t, func() *client { return r.sqlite(p.app, p.db, "PRAGMA wal_autocheckpoint=50;") },
-				string(rune('a'+i)), uint64(i), end, func(c *client, rnd *rand.Rand) func() {
-					dies := time.AfterFunc(time.Duration(200+rnd.IntN(400))*time.Millisecond, func() { c.cmd.Process.Kill() })
-					return func() { dies.Stop() }
-				})
-		})
-	}
-	wg.Wait()
+	w.killed(r, time.Now().Add(during), 200*time.Millisecond,
+		databasePlace{testApp, "$DOC/f1/db"}, databasePlace{testApp, "$DOC/f1/db"}, databasePlace{otherApp, "$DOC/d1/f1.d/db"}, databasePlace{"", host})
 	w.verify(t, host)
 	r.run(testApp, "sqlite3 $DOC/f1/db 'SELECT count(*) FROM log' >/dev/null; ls -A $DOC/f1 >/tmp/l; test $(cat /tmp/l) = db")
 	if left := names(t, filepath.Dir(host)); len(left) != 1 {
