@@ -52,6 +52,7 @@ type node struct {
 	found    uint64 // how often a look-up found it
 	unnaming bool   // the kernel is being told to drop its name
 	saved    uint32 // where state has it, 0 if it has not
+	cachedAt place  // where cached of its view had it last
 	seen     seenFile
 }
 
@@ -307,11 +308,7 @@ func (t *table) collect(n *node) {
 			if v.dir == n {
 				v.dir = nil
 			}
-			for at, o := range v.cached {
-				if o == n {
-					delete(v.cached, at)
-				}
-			}
+			v.uncache(n)
 			v.fs.cache.drop(n)
 			v.forgotten(n)
 			if len(v.nodes) == 0 && v.kept == 0 {

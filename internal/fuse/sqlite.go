@@ -41,10 +41,20 @@ func (t *table) cachedDatabase(n *node) {
 	if n.gone || n.parent == nil {
 		return
 	}
-	if n.view.cached == nil {
-		n.view.cached = make(map[place]*node)
+	v := n.view
+	if v.cached == nil {
+		v.cached = make(map[place]*node)
 	}
-	n.view.cached[place{n.parent, n.name}] = n
+	v.uncache(n)
+	n.cachedAt = place{n.parent, n.name}
+	v.cached[n.cachedAt] = n
+}
+
+// uncache takes back that n may be such a database. t.mu is held.
+func (v *docView) uncache(n *node) {
+	if v.cached[n.cachedAt] == n {
+		delete(v.cached, n.cachedAt)
+	}
 }
 
 // doubted is a time of the last change that says nothing of the pages that the
@@ -71,11 +81,11 @@ func (fs *filesystem) doubt(n *node, fd int) {
 }
 
 // database reports whether h, an open file, is a database of SQLite's or one of
-// the files beside it, but its index, and notes which. Several programs may work on them, on the host
-// and in other views, and rely on it that who has a lock reads what was written
-// before. The kernel's cache is not that exact: of two questions for the time of
-// the last change that are asked at once it may take no notice of the later
-// answer. So they are read and written without it.
+// the files beside it, but its index, and notes which. Several programs may work
+// on them, on the host and in other views, and rely on it that who has a lock
+// reads what was written before. The kernel's cache is not that exact: of two
+// questions for the time of the last change that are asked at once it may take no
+// notice of the later answer. So they are read and written without it.
 //
 // Such a file cannot be mapped and shared, and SQLite goes on without.
 func (fs *filesystem) database(h *handle, st *unix.Statx_t) bool {

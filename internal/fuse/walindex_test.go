@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // written are the transactions that SQLite has reported as committed.
@@ -361,4 +363,37 @@ func TestOnlyTheLogOfADatabaseIsBeside(t *testing.T) {
 	must(t, os.WriteFile(r.in(testApp, "f1", "other"), nil, 0o600))
 	wantErr(t, "rename a log", os.Rename(r.in(testApp, "f1", "db-wal"), r.in(testApp, "f1", "other")), syscall.EPERM)
 	wantErr(t, "rename to a log", os.Rename(r.in(testApp, "f1", "other"), r.in(testApp, "f1", "db-wal")), syscall.EPERM)
+}
+
+// TestAFileIsNotedAsADatabaseOnce, wherever an app moves it and locks it again,
+// and as none when nobody has it any more.
+func TestAFileIsNotedAsADatabaseOnce(t *testing.T) {
+	r := newRig(t)
+	r.dirDoc("d1")
+	noted := func() (n int) {
+		nodes := r.view.fs.nodes
+		nodes.mu.Lock()
+		defer nodes.mu.Unlock()
+		for _, v := range nodes.views {
+			n += len(v.cached)
+		}
+		return n
+	}
+	at := func(i int) string { return r.in(testApp, "d1", "tree", fmt.Sprint("db", i)) }
+	f, err := os.Create(at(0))
+	must(t, err)
+	defer f.Close()
+	for i := range 20 {
+		lk := unix.Flock_t{Type: unix.F_WRLCK, Start: lockedBytes, Len: 1}
+		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk))
+		if n := noted(); n != 1 {
+			t.Fatalf("moved %d times: noted %d times", i, n)
+		}
+		lk.Type = unix.F_UNLCK
+		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk))
+		must(t, os.Rename(at(i), at(i+1)))
+	}
+	must(t, f.Close())
+	must(t, os.Remove(at(20)))
+	eventually(t, "it is noted no more", func() bool { return noted() == 0 })
 }
