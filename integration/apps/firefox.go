@@ -183,9 +183,22 @@ func (f *Firefox) Confirm() error {
 	return nil
 }
 
-// Quit has Firefox end by itself and returns what sbx-run ended with.
+// Downloaded waits until Firefox has done with what it downloads: it knows of a
+// file's end a moment after it is all there.
+func (f *Firefox) Downloaded() error {
+	return session.Await(startLimit, func() (done bool, err error) {
+		err = f.ChromeScript(&done, `
+			const { Downloads } = ChromeUtils.importESModule("resource://gre/modules/Downloads.sys.mjs");
+			return Downloads.getList(Downloads.ALL).then(list => list.getAll()).then(all => all.every(d => d.stopped))`)
+		return done, err
+	})
+}
+
+// Quit has Firefox end by itself, when nothing is downloaded any more, about which
+// it would ask, and returns what sbx-run ended with.
 func (f *Firefox) Quit() error {
-	err := f.Marionette.Quit()
+	err := f.Downloaded()
+	err = errors.Join(err, f.Marionette.Quit())
 	f.Marionette.Close()
 	t := time.AfterFunc(startLimit, func() { f.cmd.Process.Signal(syscall.SIGKILL) })
 	defer t.Stop()
