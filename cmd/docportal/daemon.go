@@ -53,6 +53,9 @@ type daemon struct {
 	reloading  bool           // another server comes at once
 	preparing  sync.WaitGroup // the next server's connection
 	standby    *bus.Standby   // nil if nothing waits for the names
+	successors successors
+	before     *keeper.Predecessor // whose names these were; nil if it hands nothing over
+	takingOver sync.Once           // from it
 	timeouts   timeouts
 	log        *slog.Logger
 	trouble    *trouble
@@ -120,10 +123,15 @@ func (d *daemon) serve(ctx context.Context) error {
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
+	d.askBefore(ctx)
 	docs, perms, err := d.takeNames(ctx)
 	if err != nil || !docs && !perms {
 		d.finishOpening(nil, err)
 		return err
+	}
+	if d.before != nil {
+		// Who uses the file view waits, as soon as that one has gone.
+		go d.docs.Mount(ctx) // ends with the attempt
 	}
 	// Also if the end has come already: who has the names has calls to answer.
 	d.openStore(ctx)
@@ -186,7 +194,10 @@ func (d *daemon) connect(ctx context.Context) error {
 		Identify: func(ctx context.Context, name string) (*identity.Caller, error) {
 			return resolver.Resolve(ctx, name)
 		},
-		PeerGone: d.docs.PeerGone,
+		PeerGone: func(name string) {
+			d.docs.PeerGone(name)
+			d.successors.left(name)
+		},
 		NameLost: func(name string) { d.lostOnce.Do(func() { close(d.lost) }) },
 		Prepare: func(conn *bus.Conn) {
 			d.conn = conn
@@ -328,11 +339,14 @@ func storeDir() string {
 // close gives the names back, so that calls from now on go to the next
 // instance, answers those that came before, unmounts, closes the store, and
 // leaves the bus, in this order: what the next instance needs is free when
-// this one is gone. If another server comes at once the file view stays.
+// this one is gone. If another server comes at once, here or as the successor,
+// the file view stays.
 func (d *daemon) close() {
+	stays := d.reloading
 	if d.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), d.timeouts.calls)
 		if !d.reloading {
+			stays = d.handOver(ctx)
 			d.leave(ctx)
 		}
 		for _, name := range []string{documents.Name, permstore.Name} {
@@ -341,10 +355,10 @@ func (d *daemon) close() {
 		d.conn.Drain(ctx)
 		cancel()
 	}
-	if d.reloading {
-		// The file view stays as it is.
-	} else if err := d.docs.Close(); err != nil {
-		d.log.Error("cannot unmount", "reason", err)
+	if !stays {
+		if err := d.docs.Close(); err != nil {
+			d.log.Error("cannot unmount", "reason", err)
+		}
 	}
 	if d.store != nil {
 		if err := d.store.Close(); err != nil {

@@ -103,6 +103,12 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 			return d.keeper.Keep(keeper.Device, "", device, memory)
 		}
 	}
+	d.takeOver()
+	select {
+	case <-d.lost:
+		return nil, errLost
+	default:
+	}
 	if k := d.keeper.Take(keeper.Device); k != nil {
 		if len(k.Files) == 2 {
 			o.Resume = &fuse.Connection{Device: k.Files[0], Memory: k.Files[1], GiveUp: func() { d.keeper.Drop(keeper.Device) }}

@@ -434,30 +434,6 @@ func TestSecondInstance(t *testing.T) {
 	}
 }
 
-func TestReplace(t *testing.T) {
-	s := newSession(t)
-	f := filepath.Join(s.dir, "f")
-	os.WriteFile(f, []byte("text"), 0o600)
-	old := s.start(s.bus)
-	s.owner(s.conn, permstore.Name, 0)
-	id := s.add(s.conn, f)
-	for range 3 {
-		next := s.start(s.bus, "--replace")
-		s.owner(s.conn, permstore.Name, old.cmd.Process.Pid)
-		doc := s.mustMount(s.conn)
-		if status := old.end(); status != 0 {
-			t.Errorf("the old one: exit status %d", status)
-		}
-		if pid := s.pid(s.conn, documents.Name); pid != next.cmd.Process.Pid {
-			t.Fatal("the new one has not got the name")
-		}
-		if text, err := os.ReadFile(filepath.Join(doc, id, "f")); err != nil || string(text) != "text" {
-			t.Errorf("%q, %v", text, err)
-		}
-		old = next
-	}
-}
-
 // TestKill: what AddFull has answered is there after kill -9, and the mount
 // that is left behind is no obstacle.
 func TestKill(t *testing.T) {

@@ -119,6 +119,7 @@ func (d *daemon) manager() *bus.Interface {
 		Name: dbus.Manager,
 		Methods: []bus.Method{
 			d.statusMethod(),
+			d.handOverMethod(),
 			method("Import", "s", func(ctx context.Context, c *bus.Call, s *permstore.Store) (outcome, error) {
 				var dir string
 				c.Scan(&dir)

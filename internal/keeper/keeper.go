@@ -29,6 +29,7 @@ const (
 
 	wordKeep   = "keep"   // NAME NOTE, with descriptors: keep them
 	wordDrop   = "drop"   // NAME: do not any more
+	wordLend   = "lend"   // NAME: what is kept under it, with its note
 	wordSocket = "socket" // ADDRESS: connect to a socket, as the process that stays
 	wordReady  = "ready"  // SERVES, true or false: the server answers
 	wordPID    = "pid"    // the process id of the keeper

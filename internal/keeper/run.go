@@ -308,6 +308,13 @@ func (k *keeper) answer(c *child, r request) {
 	case wordDrop:
 		k.kept.drop(rest)
 		send(c.fd, wordOK, nil)
+	case wordLend:
+		k, ok := k.kept[rest]
+		if !ok {
+			send(c.fd, wordFailed+" nothing is kept under this name", nil)
+			break
+		}
+		send(c.fd, wordOK+" "+k.note, k.files)
 	case wordSocket:
 		fd, err := connect(rest)
 		if err != nil {

@@ -17,6 +17,16 @@ type Kept struct {
 	Note  string
 }
 
+// newKept takes what wordKept says, and the files.
+func newKept(rest string, files []int) (name string, k *Kept) {
+	name, note := word(rest)
+	k = &Kept{Note: note}
+	for _, f := range files {
+		k.Files = append(k.Files, os.NewFile(uintptr(f), name))
+	}
+	return name, k
+}
+
 // Close closes the files.
 func (k *Kept) Close() {
 	if k != nil {
@@ -83,11 +93,7 @@ func attach(fd int) (*Server, error) {
 		}
 		switch first, rest := word(words); first {
 		case wordKept:
-			name, note := word(rest)
-			k := &Kept{Note: note}
-			for _, f := range files {
-				k.Files = append(k.Files, os.NewFile(uintptr(f), name))
-			}
+			name, k := newKept(rest, files)
 			s.kept[name] = k
 			continue
 		case wordBegin:
@@ -143,6 +149,14 @@ func (s *Server) Take(name string) *Kept {
 	k := s.kept[name]
 	delete(s.kept, name)
 	return k
+}
+
+// Give has Take return what another instance has handed over. It owns k then.
+func (s *Server) Give(name string, k *Kept) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept[name].Close()
+	s.kept[name] = k
 }
 
 // Has reports whether Take would return something.
