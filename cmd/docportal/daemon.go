@@ -116,6 +116,7 @@ func (d *daemon) openedStore() (*permstore.Store, error) {
 
 // serve takes the names and answers until ctx, the bus or a newcomer ends it.
 func (d *daemon) serve(ctx context.Context) error {
+	d.remember(d.keeper.Take(keptTransient))
 	if d.keeper.Has(keeper.Device) {
 		// Who uses the file view waits already.
 		go d.docs.Mount(ctx) // ends with the attempt
@@ -272,6 +273,7 @@ func (d *daemon) openStore(ctx context.Context) {
 			Committed: d.docs.Committed,
 		})
 		if err == nil || !errors.Is(err, permstore.ErrInUse) {
+			d.takeOver() // who had the store is as good as gone
 			d.finishOpening(store, err)
 			return
 		}

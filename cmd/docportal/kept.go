@@ -90,6 +90,28 @@ func (d *daemon) have(ctx context.Context) {
 	d.queue(ctx)
 }
 
+// keptTransient is the keeper's name of what transient documents are noted in.
+const keptTransient = "transient"
+
+// remember takes back the transient documents of a server before, nil for none,
+// and has those of now kept.
+func (d *daemon) remember(k *keeper.Kept) {
+	if d.keeper == nil {
+		return
+	}
+	var f *os.File
+	if k != nil && len(k.Files) == 1 {
+		f = k.Files[0]
+	}
+	n, err := d.docs.Remember(f, func(f *os.File) error { return d.keeper.Keep(keptTransient, "", f) })
+	if n > 0 {
+		d.log.Info("transient documents are taken over", "documents", n)
+	}
+	if err != nil {
+		d.log.Warn("transient documents are lost when their server dies", "reason", err)
+	}
+}
+
 // mountView mounts the file view, or goes on with the one of the server before.
 func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, error) {
 	o := fuse.Options{

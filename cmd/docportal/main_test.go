@@ -212,6 +212,11 @@ func (s *session) mustMount(c *bus.Conn) string {
 // add makes a persistent document with all permissions for an app.
 func (s *session) add(c *bus.Conn, p string) string {
 	s.t.Helper()
+	return s.addFull(c, p, 3)
+}
+
+func (s *session) addFull(c *bus.Conn, p string, flags uint32) string {
+	s.t.Helper()
 	f, err := os.Open(p)
 	if err != nil {
 		s.t.Fatal(err)
@@ -222,7 +227,7 @@ func (s *session) add(c *bus.Conn, p string) string {
 	var ids []string
 	var extra map[string]bus.Value
 	if _, err := c.CallFiles(ctx, documents.Name, documents.Path, documents.Name, "AddFull", "ahusas",
-		[]any{[]bus.FD{0}, uint32(3), "org.example.A", []string{"read", "write"}}, []*os.File{f}, &ids, &extra); err != nil {
+		[]any{[]bus.FD{0}, flags, "org.example.A", []string{"read", "write"}}, []*os.File{f}, &ids, &extra); err != nil {
 		s.t.Fatal(err)
 	}
 	return ids[0]

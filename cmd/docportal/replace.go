@@ -18,9 +18,6 @@ import (
 // takes its names, to be its successor. Who loses the names to a successor leaves
 // the file view in its place and hands it over; to anybody else it leaves nothing.
 
-// handed is what a successor gets, by the keeper's names.
-var handed = []string{keeper.Device}
-
 // maxSuccessors is how many may ask: all but one ask in vain.
 const maxSuccessors = 16
 
@@ -102,11 +99,12 @@ func (d *daemon) handOver(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
-	for _, name := range handed {
-		if err := d.keeper.HandOver(name, fd); err != nil {
-			d.log.Info("the file view is not handed over", "reason", err)
-			return false
-		}
+	if err := d.keeper.HandOver(keptTransient, fd); err != nil {
+		d.log.Warn("transient documents are not handed over", "reason", err)
+	}
+	if err := d.keeper.HandOver(keeper.Device, fd); err != nil {
+		d.log.Info("the file view is not handed over", "reason", err)
+		return false
 	}
 	return true
 }
@@ -139,7 +137,7 @@ func (d *daemon) askBefore(ctx context.Context) {
 }
 
 // takeOver waits, once, for the end of the instance before and takes what it
-// hands over. Nothing may be mounted before that.
+// hands over. Nothing may be mounted and no call answered before that.
 func (d *daemon) takeOver() {
 	if d.before == nil {
 		return
@@ -156,12 +154,13 @@ func (d *daemon) takeFrom(before *keeper.Predecessor) {
 		d.log.Warn("nothing is taken over", "reason", err)
 		return
 	}
-	for name, k := range got {
+	d.remember(got[keptTransient])
+	if device := got[keeper.Device]; device != nil {
 		// From now on nobody else works on it, so a server after this one can.
-		if err := d.keeper.Keep(name, k.Note, k.Files...); err != nil {
-			d.log.Warn("what was handed over is not kept", "name", name, "reason", err)
+		if err := d.keeper.Keep(keeper.Device, device.Note, device.Files...); err != nil {
+			d.log.Warn("the file view is not kept", "reason", err)
 		}
-		d.keeper.Give(name, k)
+		d.keeper.Give(keeper.Device, device)
 	}
 }
 

@@ -256,3 +256,58 @@ func TestSuccessorThatDies(t *testing.T) {
 		t.Error("it could not unmount")
 	}
 }
+
+// TestTransientDocumentsOutliveTheServer, with what they permit, whatever it ends
+// by, but not the daemon.
+func TestTransientDocumentsOutliveTheServer(t *testing.T) {
+	s := newSession(t)
+	f := filepath.Join(s.dir, "f")
+	os.WriteFile(f, []byte("text"), 0o600)
+	p := s.start(s.bus)
+	s.owner(s.conn, permstore.Name, 0)
+	doc := filepath.Join(s.mustMount(s.conn), "by-app/org.example.A")
+	id, revoked, deleted := s.addFull(s.conn, f, 0), s.addFull(s.conn, f, 0), s.addFull(s.conn, f, 0)
+	for method, args := range map[string][]any{"RevokePermissions": {revoked, "org.example.A", []string{"read", "write"}}, "Delete": {deleted}} {
+		if err := call(s.conn, documents.Name, documents.Path, documents.Name, method, map[int]string{1: "s", 3: "ssas"}[len(args)], args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(after string) {
+		t.Helper()
+		if text, err := os.ReadFile(filepath.Join(doc, id, "f")); err != nil || string(text) != "text" {
+			t.Errorf("after %s: %q, %v", after, text, err)
+		}
+		if _, err := os.ReadFile(filepath.Join(doc, revoked, "f")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after %s: what was taken away: %v", after, err)
+		}
+		var path []byte
+		var apps map[string][]string
+		info := func(id string) error {
+			return call(s.conn, documents.Name, documents.Path, documents.Name, "Info", "s", []any{id}, &path, &apps)
+		}
+		if err := errors.Join(info(id), info(revoked)); err != nil {
+			t.Errorf("after %s: %v", after, err)
+		}
+		if err := info(deleted); err == nil {
+			t.Errorf("after %s: what was deleted is back", after)
+		}
+	}
+	check("nothing")
+	for range 3 {
+		s.killServer(p.cmd.Process.Pid, syscall.SIGKILL)
+		check("a kill")
+		server := serverOf(p.cmd.Process.Pid)
+		p.cmd.Process.Signal(syscall.SIGUSR1)
+		s.await("another server", func() bool { now := serverOf(p.cmd.Process.Pid); return now != 0 && now != server })
+		check("a reload")
+		p = s.replace(p)
+		check("a replacement")
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	p.end()
+	s.start(s.bus)
+	s.mustMount(s.conn)
+	if _, err := os.ReadFile(filepath.Join(doc, id, "f")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("after the end: ", err)
+	}
+}

@@ -76,14 +76,16 @@ type Service struct {
 	asking        chan struct{}
 	accessTimeout time.Duration
 
-	// mu guards what follows. It is never held over a system call on a file,
-	// a commit of the store, or a call of anybody else's code.
+	// mu guards what follows. It is never held over a system call on a file
+	// that is not in memory, a commit of the store, or a call of anybody else's
+	// code, but while nothing is served.
 	mu           sync.RWMutex
 	cache        map[string]*document           // decoded ones, at most cacheSize
 	transient    map[string]*kept               // transient ones, all
 	byPath       map[string][]string            // of the transient ones that are not unique: host path to ids
 	uniqueByPath map[string][]string            // of those that are unique
 	byApp        map[string]map[string]struct{} // of the transient ones: app id to ids
+	memo         memo                           // of the transient ones
 	shares       map[string]share               // of the apps that have added documents or been given some by others
 	pending      map[string]share               // what is about to be added to them
 	mounted      *mounted                       // nil while nothing is mounted

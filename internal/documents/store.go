@@ -229,6 +229,7 @@ func (s *Service) change(ctx context.Context, id string, fn func(d *document) (w
 	}
 	if remove {
 		s.dropTransient(k)
+		s.memo.note(id, nil)
 	} else {
 		s.putTransient(newDocument(id, d.rec, words))
 	}
@@ -293,9 +294,11 @@ func (s *Service) Committed(changes []permstore.Change) {
 	invalidate(view, ids...)
 }
 
-// changed announces a change of documents; s.mu is held. The caller
+// changed notes and announces a change of documents; s.mu is held. The caller
 // invalidates the ids in the view that is returned, without the lock.
 func (s *Service) changed() View {
+	s.memo.flush()
+	s.renew()
 	s.generation.Add(1)
 	if s.mounted == nil {
 		return nil
@@ -312,26 +315,30 @@ func invalidate(v View, ids ...string) {
 	}
 }
 
-// putTransient and dropTransient keep the transient documents and their
+// putTransient, putKept and dropTransient keep the transient documents and their
 // indexes; s.mu is held.
-func (s *Service) putTransient(d *document) {
-	if old := s.transient[d.id]; old != nil {
+func (s *Service) putTransient(d *document) { s.putKept(keep(d)) }
+
+func (s *Service) putKept(k *kept) {
+	if old := s.transient[k.id]; old != nil {
 		s.dropTransient(old)
 	}
-	k := keep(d)
-	s.transient[d.id] = k
+	s.transient[k.id] = k
+	s.memo.note(k.id, k)
 	of := s.byPath
-	if d.rec.unique() {
+	if k.rec.unique() {
 		of = s.uniqueByPath
 	}
-	of[d.rec.path] = append(of[d.rec.path], d.id)
-	for app := range d.words {
-		if s.byApp[app] == nil {
-			s.byApp[app] = make(map[string]struct{})
+	of[k.rec.path] = append(of[k.rec.path], k.id)
+	for _, a := range k.apps {
+		if s.byApp[a.app] == nil {
+			s.byApp[a.app] = make(map[string]struct{})
 		}
-		s.byApp[app][d.id] = struct{}{}
+		s.byApp[a.app][k.id] = struct{}{}
 	}
-	s.count(d.words, d.rec.size(), +1)
+	if len(s.shares) > 0 {
+		s.count(k.words(), k.rec.size(), +1)
+	}
 }
 
 func (s *Service) dropTransient(d *kept) {

@@ -54,7 +54,8 @@ const (
 	// the next one.
 	Standby = "standby"
 	// Device is the FUSE connection. It is given up, so that nobody waits for
-	// it any more, when servers die again and again.
+	// it any more, when servers die again and again, and with it all that has no
+	// meaning to the keeper.
 	Device = "device"
 )
 

@@ -76,6 +76,15 @@ func (s store) died() {
 	}
 }
 
+// giveUp drops what servers may die of: all but the bus.
+func (s store) giveUp() {
+	for name := range s {
+		if name != Bus && name != Standby {
+			s.drop(name)
+		}
+	}
+}
+
 // keeper is the process.
 type keeper struct {
 	Options
@@ -140,7 +149,7 @@ func Run(o Options) int {
 				return 1
 			}
 			k.say("servers die again and again; the file view is given up, to be mounted afresh")
-			k.kept.drop(Device)
+			k.kept.giveUp()
 			fresh, k.crashes, k.serving = true, nil, time.Now()
 		} else if c.ready {
 			fresh = false
