@@ -16,6 +16,10 @@ func BenchmarkView(b *testing.B) {
 		must(b, os.WriteFile(filepath.Join(tree, fmt.Sprint(i)), make([]byte, 4096), 0o600))
 	}
 	must(b, os.WriteFile(filepath.Join(tree, "large"), make([]byte, 16<<20), 0o600))
+	must(b, os.Mkdir(filepath.Join(tree, "many"), 0o700))
+	for i := range 10_000 {
+		must(b, os.WriteFile(filepath.Join(tree, "many", fmt.Sprintf("file%05d", i)), nil, 0o600))
+	}
 	for _, where := range []struct{ name, dir string }{{"host", tree}, {"view", r.in(testApp, "d1", "tree")}} {
 		at := func(i int) string { return filepath.Join(where.dir, fmt.Sprint(i%files)) }
 		for _, op := range []struct {
@@ -27,6 +31,7 @@ func BenchmarkView(b *testing.B) {
 			{"read4k", func(i int) error { _, err := os.ReadFile(at(i)); return err }},
 			{"read16M", func(i int) error { _, err := os.ReadFile(filepath.Join(where.dir, "large")); return err }},
 			{"write4k", func(i int) error { return os.WriteFile(at(i), make([]byte, 4096), 0o600) }},
+			{"readdir10000", func(i int) error { _, err := os.ReadDir(filepath.Join(where.dir, "many")); return err }},
 			{"readdir", func(i int) error { _, err := os.ReadDir(where.dir); return err }},
 		} {
 			b.Run(where.name+"/"+op.name, func(b *testing.B) {

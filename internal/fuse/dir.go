@@ -15,10 +15,10 @@ type stream struct {
 	// entries is the listing of a directory of the view, taken when it is
 	// read from its start; a cookie is an index into it.
 	entries []gofuse.DirEntry
-	// buf holds what getdents64(2) returned and the kernel has not got yet;
-	// its first entry is the one at the cookie next.
-	buf  []byte
-	next uint64
+	// buf holds what getdents64(2) returned, in the memory of piece, and the
+	// kernel has not got yet; its first entry is the one at the cookie next.
+	piece, buf []byte
+	next       uint64
 }
 
 const direntBuffer = 32 << 10
@@ -166,22 +166,25 @@ func (fs *filesystem) readBacking(h *handle, off uint64, out *gofuse.DirEntryLis
 	if p, _ := fs.nodes.place(h.n); p != nil {
 		parentIno = p.ino
 	}
+	// A reply that is not full costs the app another request.
 	for {
 		if len(d.buf) == 0 {
-			if cap(d.buf) == 0 {
-				d.buf = make([]byte, direntBuffer)
+			if d.piece == nil {
+				d.piece = make([]byte, direntBuffer)
 			}
-			d.buf = d.buf[:cap(d.buf)]
 			var size int
 			err := ignoringEINTR(func() (err error) {
-				size, err = unix.Getdents(h.d.fd, d.buf)
+				size, err = unix.Getdents(h.d.fd, d.piece)
 				return err
 			})
 			if err != nil || size <= 0 {
-				d.buf = nil
+				d.piece = nil
+				if len(out.Bytes()) > 0 {
+					return 0 // what is wrong is said when there is nothing else
+				}
 				return errnoOf(err)
 			}
-			d.buf = d.buf[:size]
+			d.buf = d.piece[:size]
 		}
 		for len(d.buf) > 0 {
 			// struct linux_dirent64: u64 ino, s64 off, u16 reclen,
@@ -210,12 +213,6 @@ func (fs *filesystem) readBacking(h *handle, off uint64, out *gofuse.DirEntryLis
 			}
 			d.next = next
 			d.buf = d.buf[size:]
-		}
-		// What follows in buf is of one piece only: a new one begins
-		// at the start of its memory.
-		d.buf = nil
-		if len(out.Bytes()) > 0 {
-			return 0
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,4 +157,44 @@ func TestReadOnlyIsEACCESOnEveryChange(t *testing.T) {
 		wantErr(t, name, change(), syscall.EACCES)
 	}
 	wantContent(t, f, "text")
+}
+
+// TestAListingComesInFullReplies: each but the last is as long as the next entry
+// allows, or an app asks more often than it has to.
+func TestAListingComesInFullReplies(t *testing.T) {
+	r := newRig(t)
+	dir := filepath.Join(r.dirDoc("d1"), "many")
+	must(t, os.Mkdir(dir, 0o700))
+	const files = 3000
+	for i := range files {
+		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("file%05d", i)), nil, 0o600))
+	}
+	f, err := os.Open(r.in(testApp, "d1", "tree/many"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var sizes []int
+	names := 0
+	for b := make([]byte, 32<<10); ; {
+		n, err := unix.Getdents(int(f.Fd()), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+		sizes = append(sizes, n)
+		_, count, _ := unix.ParseDirent(b[:n], -1, nil) // without . and ..
+		names += count
+	}
+	if names != files {
+		t.Errorf("%d names", names)
+	}
+	for i, n := range sizes[:len(sizes)-1] {
+		if n < slices.Max(sizes)*9/10 {
+			t.Errorf("the replies have %v bytes", sizes[i:])
+			break
+		}
+	}
 }
