@@ -32,28 +32,16 @@ func work(r wire.Request, a *wire.Answer) error {
 	return nil
 }
 
-// errData says that it was data that did not arrive, not a path.
-var errData = errors.New("data")
-
 type worker struct {
 	dir, prefix string
 	answer      *wire.Answer
 	longest     time.Duration
-	handing     int // requests that the kernel failed in the hands of a dying server
 }
 
 // try does a step; what it says to have failed has failed.
 func (w *worker) try(what string, f func() error) {
 	start := time.Now()
 	err := f()
-	// What is open when the server ends may be stale, and the kernel fails what
-	// it was just handing to a thread that is killed.
-	if errors.Is(err, syscall.ESTALE) || errors.Is(err, errData) || errors.Is(err, syscall.EIO) && w.handing < 3 {
-		if errors.Is(err, syscall.EIO) {
-			w.handing++
-		}
-		err = f()
-	}
 	w.longest = max(w.longest, time.Since(start))
 	if err != nil {
 		w.answer.Names = append(w.answer.Names, fmt.Sprintf("%s: %v", what, err))
@@ -67,9 +55,6 @@ func (w *worker) round(n int) {
 	same := func(path string) func() error {
 		return func() error {
 			b, err := os.ReadFile(path)
-			if p := (*os.PathError)(nil); errors.As(err, &p) && p.Op == "read" && errors.Is(err, syscall.EIO) {
-				err = errors.Join(errData, err)
-			}
 			if err == nil && !bytes.Equal(b, data) {
 				err = fmt.Errorf("%d other bytes", len(b))
 			}
@@ -82,10 +67,7 @@ func (w *worker) round(n int) {
 		if err != nil {
 			return err
 		}
-		if _, err = f.Write(data); errors.Is(err, syscall.EIO) {
-			os.Remove(file)
-			err = errors.Join(errData, err)
-		}
+		_, err = f.Write(data)
 		return errors.Join(err, f.Close())
 	})
 	w.try("read", same(file))

@@ -49,6 +49,9 @@ func (fs *filesystem) opened(n *node, fd int, flags uint32, out *gofuse.OpenOut)
 		return errno
 	}
 	h := &handle{n: n, d: newDescriptor(fd), flags: int(flags)}
+	if changes(flags) {
+		fs.receiving.expectData()
+	}
 	switch same := fs.nodes.unchanged(n, st); {
 	case fs.database(h, st):
 		h.direct = true

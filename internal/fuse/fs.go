@@ -42,6 +42,7 @@ type filesystem struct {
 	umask     uint32 // the process's, which the kernel applies to what is created
 	started   time.Time
 	own       ownMount // set before the first request
+	receiving receiving
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st *state) *filesystem {

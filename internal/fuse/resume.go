@@ -43,6 +43,18 @@ func (t *lostHandles) add(l *lostHandle) {
 	t.count.Add(1)
 }
 
+// written reports whether somebody can write by one of them.
+func (t *lostHandles) written() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.byID {
+		if changes(l.flags) {
+			return true
+		}
+	}
+	return false
+}
+
 func (t *lostHandles) remove(l *lostHandle) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -269,6 +269,12 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve the mount on %s: %w", dir, err)
 	}
+	if err := fs.receiving.attach(server); err != nil {
+		o.Log.Warn("requests may fail when the server is killed", "reason", err)
+	}
+	if fs.lost.written() {
+		fs.receiving.expectData()
+	}
 	if t != nil {
 		t.resends = kernelResends(server.KernelSettings()) && !o.noResend
 	}
