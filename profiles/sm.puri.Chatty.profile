@@ -1,3 +1,4 @@
+# Its own file dialog shows an empty home: what is attached has to be the app's.
 [Application]
 name=sm.puri.Chatty
 command=chatty;

@@ -30,11 +30,17 @@ type application struct {
 	// printKeys the one for printing. There are none where there is no such
 	// dialog, or where the reason in why says that it does not work.
 	openKeys, saveKeys, printKeys []string
+	// ownOpenKeys and ownSaveKeys bring dialogs that are the program's own, not the
+	// portal's; program is its name on the accessibility bus.
+	ownOpenKeys, ownSaveKeys []string
+	program                  string
+	// ready, if any, is a button that it shows when it has started, which its first
+	// window does not say.
+	ready string
 	// left are files, below the app's own directory, as an earlier start leaves
 	// them.
 	left  map[string]string
 	sound bool              // plays what it opens
-	keys  bool              // wants a keyring
 	drag  bool              // is a window to drop files on
 	why   map[string]string // reasons, by column
 	short bool              // tested in every check
@@ -58,7 +64,7 @@ var applications = []application{
 	},
 	{
 		drag: true, id: "org.gnome.eog", class: "[Ee]og", file: "picture.png", title: "^picture.png$", printKeys: []string{"ctrl+p"},
-		why: map[string]string{"open": ownDialog, "save": "no: its own dialog"},
+		program: "eog", ownOpenKeys: []string{"ctrl+o"}, ownSaveKeys: []string{"ctrl+shift+s"},
 	},
 	{
 		id: "com.github.johnfactotum.Foliate", class: "Foliate", file: "book.epub", title: "^A small book$",
@@ -74,28 +80,19 @@ var applications = []application{
 	},
 	{
 		id: "com.transmissionbt.Transmission", class: "[Tt]ransmission", file: "data.torrent", title: "^Torrent Options$",
-		left: map[string]string{"config/transmission/settings.json": `{"user-has-given-informed-consent": true}`},
-		why:  map[string]string{"open": ownDialog},
+		left:    map[string]string{"config/transmission/settings.json": `{"user-has-given-informed-consent": true}`},
+		program: "transmission-gtk", ownOpenKeys: []string{"ctrl+o"},
 	},
 	{
 		id: "org.gnome.Epiphany", class: "[Ee]piphany", file: "page.html", title: "^A page of the host$",
 		openKeys: []string{"ctrl+o"},
 	},
 	{
-		id: "org.mozilla.Thunderbird", class: "[Tt]hunderbird", file: "letter.eml", title: "^A letter",
-		why: map[string]string{"open": "by \"open with\"; attachments: " + noAccount},
+		id: ThunderbirdID, class: "[Tt]hunderbird", file: "letter.eml", title: "^A letter",
 	},
 	{
-		id: "org.libreoffice.LibreOffice", class: "libreoffice", file: "letter.rtf", title: "^letter.rtf",
-		why: map[string]string{"open": ownDialog, "save": "no: its own dialog"},
-	},
-	{
-		id: "sm.puri.Chatty", class: "[Cc]hatty",
-		why: map[string]string{"open": noAccount},
-	},
-	{
-		id: "org.gnome.Geary", class: "[Gg]eary", keys: true,
-		why: map[string]string{"open": noAccount},
+		id: "org.libreoffice.LibreOffice", class: "libreoffice|[Ss]office", file: "letter.rtf", title: "^letter.rtf",
+		program: "soffice", ready: "^Open File$", ownOpenKeys: []string{"ctrl+o"}, ownSaveKeys: []string{"ctrl+shift+s"},
 	},
 	{
 		id: "org.telegram.desktop", class: "TelegramDesktop",
@@ -120,6 +117,9 @@ func TestApplications(t *testing.T) {
 	if all {
 		t.Run(ChromiumID, func(t *testing.T) { chromium(start(t)) })
 		t.Run(DinoID, func(t *testing.T) { chat(start(t)) })
+		t.Run(ChattyID, func(t *testing.T) { chatty(start(t)) })
+		t.Run(GearyID, func(t *testing.T) { geary(start(t)) })
+		t.Run(ThunderbirdID+" with an account", func(t *testing.T) { thunderbird(start(t)) })
 		t.Run(ytDlpID, func(t *testing.T) { fetches(start(t)) })
 	}
 }
@@ -183,9 +183,6 @@ func (a application) test(d *desktop) {
 	if a.sound {
 		d.sound()
 	}
-	if a.keys {
-		d.keyring()
-	}
 
 	stop := d.launch(a)
 	window := d.await("its window", a.class, "")
@@ -203,6 +200,26 @@ func (a application) test(d *desktop) {
 		d.wasGiven(a.id, chosen)
 		d.works(a.id, "open")
 	}
+	if len(a.ownOpenKeys) > 0 {
+		r := d.reader()
+		if a.ready != "" {
+			_, err := r.AwaitShown(a.program, "push button", a.ready)
+			d.must(err)
+			window = d.await("its window", a.class, "")
+		}
+		own := filepath.Join(d.Home, ".var/app", a.id, "data", a.file)
+		// Another one than what is opened later.
+		d.must(os.WriteFile(own, bytes.Replace(paper(a.file), []byte("hello"), []byte("owner"), 1), 0o644))
+		dialog := d.ownDialogOf(a.class, window, a.ownOpenKeys)
+		d.refuses(r, a.program, dialog, chosen)
+		d.must(dialog.Path(own))
+		d.must(dialog.Enter())
+		d.await("what is its own", a.class, a.title)
+		d.shot("opened")
+		if docs := d.documents(a.id); len(docs) > 0 {
+			d.Errorf("it was given %q", docs)
+		}
+	}
 	stop()
 
 	if a.file == "" {
@@ -213,6 +230,9 @@ func (a application) test(d *desktop) {
 	window = d.await("what it was started with", a.class, a.title)
 	d.shot("open-with")
 	d.wasGiven(a.id, chosen)
+	if len(a.ownOpenKeys) > 0 && !d.Failed() {
+		table.Set(a.id, "open", ownDialog)
+	}
 	if a.sound {
 		d.heard()
 		d.works(a.id, "sound")
@@ -226,6 +246,16 @@ func (a application) test(d *desktop) {
 		d.must(dialog.Enter())
 		d.wantSaved(filepath.Dir(to), map[string]string{a.file: string(paper(a.file))})
 		d.works(a.id, "save")
+	}
+	if len(a.ownSaveKeys) > 0 {
+		to := filepath.Join(d.Home, "Saved", a.file)
+		d.must(os.MkdirAll(filepath.Dir(to), 0o755))
+		dialog := d.ownDialogOf(a.class, window, a.ownSaveKeys)
+		d.refuses(d.reader(), a.program, dialog, to)
+		d.must(dialog.Escape())
+		if !d.Failed() {
+			table.Set(a.id, "save", "no: its own dialog")
+		}
 	}
 	if len(a.printKeys) > 0 {
 		dialog := d.dialogOf(window, a.printKeys)

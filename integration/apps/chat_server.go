@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"docportal/integration/session"
@@ -89,19 +88,9 @@ VirtualHost %[3]q
 	if err := s.Start(c.cmd); err != nil {
 		return nil, err
 	}
-	err = session.Await(startLimit, func() (bool, error) {
-		conn, err := net.Dial("tcp", net.JoinHostPort(c.Domain, chatPort))
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			return false, nil
-		}
-		if err == nil {
-			conn.Close()
-		}
-		return true, err
-	})
-	if err != nil {
+	if err := answers(net.JoinHostPort(c.Domain, chatPort)); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("the chat server does not answer: %w", err)
+		return nil, fmt.Errorf("the chat server: %w", err)
 	}
 	return c, nil
 }
@@ -152,6 +141,9 @@ func (c *ChatServer) certify() error {
 	}
 	return nil
 }
+
+// Certificate is a file with the server's own certificate.
+func (c *ChatServer) Certificate() string { return filepath.Join(c.dir, "server.pem") }
 
 // Kept is the file with the messages for a user who is not there, which is not
 // there if there are none.

@@ -187,3 +187,117 @@ func (d *desktop) arrives(server *ChatServer, user string, files int, want Recei
 		d.Errorf("%s: %s, %d bytes, SHA-256 %s; want %+v", url, answer.Status, size, sumText(sum), want)
 	}
 }
+
+// ChattyID is Chatty's app id.
+const ChattyID = "sm.puri.Chatty"
+
+// chatty: a person with an account attaches a file. The program has a dialog of its
+// own for that, which offers what the program itself has, and no file of the host.
+func chatty(d *desktop) {
+	server, err := StartChatServer(d.Session, d.log, d.TempDir(), "anna", "bert")
+	d.must(err)
+	d.Cleanup(func() { server.Close() })
+	d.must(Install(d.Session, d.log, ChattyID))
+	d.file(".ssh/id_ed25519", 100)
+	hidden, _ := d.file("Documents/für Bert.bin", 10)
+	own := ".var/app/" + ChattyID + "/.purple/"
+	d.leave(own+"accounts.xml", fmt.Sprintf(`<?xml version='1.0' encoding='UTF-8' ?>
+<account version='1.0'>
+	<account>
+		<protocol>prpl-jabber</protocol>
+		<name>anna@%s/chatty</name>
+		<password>%s</password>
+		<statuses>
+			<status type='available' name='Available' active='true'><attributes/></status>
+			<status type='offline' name='Offline' active='false'><attributes/></status>
+		</statuses>
+		<settings>
+			<setting name='connection_security' type='string'>require_tls</setting>
+			<setting name='port' type='int'>%s</setting>
+		</settings>
+		<settings ui='chatty-ui'>
+			<setting name='auto-login' type='bool'>1</setting>
+		</settings>
+	</account>
+</account>
+`, server.Domain, chatPassword, chatPort))
+	d.leave(own+"blist.xml", fmt.Sprintf(`<?xml version='1.0' encoding='UTF-8' ?>
+<purple version='1.0'>
+	<blist>
+		<group name='Buddies'>
+			<contact>
+				<buddy account='anna@%[1]s/chatty' proto='prpl-jabber'>
+					<name>bert@%[1]s</name>
+					<alias>Bert</alias>
+				</buddy>
+			</contact>
+		</group>
+	</blist>
+	<privacy/>
+</purple>
+`, server.Domain))
+	certificate, err := os.ReadFile(server.Certificate())
+	d.must(err)
+	d.leave(own+"certificates/x509/tls_peers/"+server.Domain, string(certificate))
+	chosen := ".var/app/" + ChattyID + "/data/für Bert.bin"
+	d.file(chosen, 10)
+	plugins, err := filepath.Glob("/usr/lib/*/purple-2/jabber_http_file_upload.so")
+	d.must(err)
+	if len(plugins) != 1 {
+		d.Fatalf("the plugins that send files by XMPP are %q, want one", plugins)
+	}
+	d.leave(own+"prefs.xml", fmt.Sprintf(`<?xml version='1.0' encoding='UTF-8' ?>
+<pref version='1' name='/'>
+	<pref name='chatty'>
+		<pref name='plugins'>
+			<pref name='loaded' type='pathlist'>
+				<item value='%s'/>
+			</pref>
+		</pref>
+	</pref>
+</pref>
+`, plugins[0]))
+	chatty := application{id: ChattyID, class: "[Cc]hatty"}
+	const program = ChattyID // as it calls itself
+	r := d.reader()
+	press := func(role, name string) {
+		d.Helper()
+		e, err := r.AwaitShown(program, role, name)
+		if err != nil {
+			d.shot("not-seen")
+			d.Fatal(err)
+		}
+		d.must(e.Press())
+	}
+	stop := d.launch(chatty)
+	d.await("its window", chatty.class, "")
+	d.shot("started")
+	d.seesNoHome(ChattyID)
+	d.works(ChattyID, "starts")
+
+	// The button cannot be pressed until it is connected.
+	press("toggle button", "^Add Chat$")
+	press("push button", "^New Message")
+	_, err = r.AwaitShown(program, "label", "^Bert$")
+	d.must(err)
+	windows := d.screen.Windows(chatty.class)
+	people := &Dialog{screen: d.screen, window: windows[len(windows)-1]}
+	d.must(people.settled())
+	d.must(people.click(120, 130))
+	before := d.screen.Windows(chatty.class)
+	press("push button", "^$") // a paper clip
+	dialog := d.ownDialog(chatty.class, before)
+	d.refuses(r, program, dialog, hidden)
+	d.must(dialog.Path(filepath.Join(d.Home, chosen)))
+	d.must(dialog.Enter())
+	_, err = r.AwaitShown(program, "label", "^Offering to send "+filepath.Base(chosen))
+	d.shot("offered")
+	d.must(err)
+	if docs := d.documents(ChattyID); len(docs) > 0 {
+		d.Errorf("it was given %q", docs)
+	}
+	if !d.Failed() {
+		table.Set(ChattyID, "open", "no: its own dialog shows an empty home")
+	}
+	stop()
+}

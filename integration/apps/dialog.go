@@ -20,13 +20,14 @@ const dialogLimit = 60 * time.Second
 // Dialog is a file dialog of the desktop portal's GTK backend.
 type Dialog struct {
 	screen *Screen
+	class  string // of its window
 	window string
 	Title  string
 }
 
 // AwaitDialog waits until a file dialog can be used.
 func (s *Screen) AwaitDialog() (*Dialog, error) {
-	d := &Dialog{screen: s}
+	d := &Dialog{screen: s, class: dialogClass}
 	err := session.Await(dialogLimit, func() (bool, error) {
 		for _, w := range s.Windows(dialogClass) {
 			// GTK has small windows that are no dialogs.
@@ -108,7 +109,7 @@ func (d *Dialog) Path(path string) error {
 }
 
 func (d *Dialog) open() bool {
-	return slices.Contains(d.screen.Windows(dialogClass), d.window)
+	return slices.Contains(d.screen.Windows(d.class), d.window)
 }
 
 // closed waits until the dialog is closed.
