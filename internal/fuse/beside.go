@@ -31,20 +31,20 @@ func (fs *filesystem) beside(doc *Document, name string) (bool, syscall.Errno) {
 	if !ok || suffix != logSuffix && suffix != indexSuffix {
 		return false, 0
 	}
-	base, _, errno := fs.own.openBase(doc, nil)
+	base, _, errno := fs.host.openBase(doc, nil)
 	if errno != 0 {
 		return false, errno
 	}
 	defer base.put()
 	var head [20]byte
-	n, errno := readHead(base.fd, doc.Name, head[:])
+	n, errno := fs.host.readHead(base.fd, doc.Name, head[:])
 	// Two bytes of its header say who may write and read it: 2 is who knows
 	// of logs.
 	if n < len(head) || string(head[:len(databaseMagic)]) != databaseMagic || head[18] != 2 || head[19] != 2 {
 		return false, errno
 	}
 	head = [20]byte{}
-	switch n, errno = readHead(base.fd, name, head[:4]); {
+	switch n, errno = fs.host.readHead(base.fd, name, head[:4]); {
 	case errno == syscall.ENOENT && !exists(base.fd, name):
 		return true, 0
 	case errno == syscall.ENOENT: // not a regular file
@@ -59,8 +59,8 @@ func (fs *filesystem) beside(doc *Document, name string) (bool, syscall.Errno) {
 }
 
 // readHead reads the beginning of a regular file.
-func readHead(dir int, name string, b []byte) (int, syscall.Errno) {
-	fd, errno := openRegular(dir, name, unix.O_RDONLY, syscall.ENOENT)
+func (o *opener) readHead(dir int, name string, b []byte) (int, syscall.Errno) {
+	fd, errno := o.openRegular(dir, name, unix.O_RDONLY, syscall.ENOENT)
 	if errno != 0 {
 		return 0, errno
 	}

@@ -143,11 +143,11 @@ func (fs *filesystem) list(n *node, s *docState) ([]gofuse.DirEntry, syscall.Err
 		return append(e, gofuse.DirEntry{Name: s.doc.Name, Ino: n.view.inode(deviceOf(st), st.Ino), Mode: unix.S_IFDIR}), 0
 	}
 	for name, hidden := range n.view.names2(s.doc) {
-		var fst unix.Stat_t
-		if unix.Fstatat(base.fd, hidden, &fst, unix.AT_SYMLINK_NOFOLLOW) != nil || fst.Mode&unix.S_IFMT != unix.S_IFREG {
+		id, _, errno := fs.host.identityAt(base.fd, hidden)
+		if errno != 0 || id.typ != unix.S_IFREG {
 			continue
 		}
-		e = append(e, gofuse.DirEntry{Name: name, Ino: n.view.inode(fst.Dev, fst.Ino), Mode: unix.S_IFREG})
+		e = append(e, gofuse.DirEntry{Name: name, Ino: n.view.inode(id.dev, id.ino), Mode: unix.S_IFREG})
 	}
 	return e, 0
 }

@@ -16,9 +16,6 @@ import (
 // way out of the directory then but a link, and that is not followed. For whole
 // paths, which only the directory of a document is found by, there is walk.
 
-// openat2 is the system call. Tests put one in its place that is not there.
-var openat2 = unix.Openat2
-
 // openChildOld is openChild.
 func openChildOld(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
 	if !component(name) {
@@ -48,7 +45,7 @@ const maxLinks = 40
 // walk is openDirectory by one component after the other. It follows links, and
 // goes up where a path says so: what it arrives at is compared with what was to
 // be there. It never goes through the view, of which it asks nothing.
-func (m ownMount) walk(path string) (int, syscall.Errno) {
+func (o *opener) walk(path string) (int, syscall.Errno) {
 	at, errno := openNoFollow(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if errno != 0 {
 		return -1, errno
@@ -60,7 +57,11 @@ func (m ownMount) walk(path string) (int, syscall.Errno) {
 		if name == "" || name == "." {
 			continue
 		}
-		fd, errno := openNoFollow(at, name, unix.O_PATH, 0)
+		// As a directory first: that has an automount point mounted.
+		fd, errno := openNoFollow(at, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
+			fd, errno = openNoFollow(at, name, unix.O_PATH, 0)
+		}
 		if errno != 0 {
 			unix.Close(at)
 			return -1, errno
@@ -74,7 +75,7 @@ func (m ownMount) walk(path string) (int, syscall.Errno) {
 		switch {
 		case err != nil:
 			errno = errnoOf(err)
-		case m.dir != "" && deviceOf(&st) == m.dev:
+		case o.shows(deviceOf(&st)):
 			errno = syscall.ENOENT
 		case typ == unix.S_IFLNK:
 			if links++; links > maxLinks {

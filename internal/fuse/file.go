@@ -110,7 +110,7 @@ func newName(name string) syscall.Errno {
 // view shows in n.
 func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in *gofuse.CreateIn, name string, notRegular syscall.Errno, out *gofuse.CreateOut) syscall.Errno {
 	mode := in.Mode & 0o777
-	fd, created, errno := createFile(dir, backing, int(in.Flags), mode, notRegular)
+	fd, created, errno := fs.host.createFile(dir, backing, int(in.Flags), mode, notRegular)
 	if errno != 0 {
 		return errno
 	}
@@ -124,7 +124,7 @@ func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in
 		return errno
 	}
 	key := identify(fd, st)
-	if key.dev == fs.own.dev {
+	if fs.host.shows(key.dev) {
 		unix.Close(fd)
 		return syscall.ENOENT
 	}

@@ -44,7 +44,7 @@ func TestReplacedParentIsENOENT(t *testing.T) {
 func TestParentIsKnownByItsHandle(t *testing.T) {
 	r := newRig(t)
 	host := r.fileDoc("f1", "text")
-	dir, errno := ownMount{}.openDirectory(filepath.Dir(host))
+	dir, errno := testOpener().openDirectory(filepath.Dir(host))
 	if errno != 0 {
 		t.Fatal(errno)
 	}
@@ -274,7 +274,7 @@ func TestTempFilesOfACrashGoAtTheNextStart(t *testing.T) {
 	copied := filepath.Join(t.TempDir(), "journal")
 	b = append(b, "+cut off in the midd"...)
 	must(t, os.WriteFile(copied, b, 0o600))
-	j, _, err := openJournal(copied, false, ownMount{}, func(msg string, args ...any) { t.Error(msg, args) })
+	j, _, err := openJournal(copied, false, testOpener(), func(msg string, args ...any) { t.Error(msg, args) })
 	must(t, err)
 	j.close()
 	if got := names(t, filepath.Dir(host)); !slices.Equal(got, []string{"file.txt"}) {

@@ -41,7 +41,7 @@ type filesystem struct {
 	gid       uint32
 	umask     uint32 // the process's, which the kernel applies to what is created
 	started   time.Time
-	own       ownMount // set before the first request
+	host      *opener // knows of the mount before the first request
 	receiving receiving
 }
 
@@ -60,6 +60,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 		umask:         umask,
 		started:       started,
 	}
+	fs.host = newOpener(fs.calls.isLocal)
 	fs.readings.forget = func(uint64) {}
 	fs.dropName = func(uint64, string) {}
 	fs.dropInode = func(uint64) bool { return true }
@@ -126,7 +127,7 @@ func (fs *filesystem) directory(n *node, s *docState, who *gofuse.InHeader, name
 
 // base is openBase, and notes what kind of file system that is.
 func (fs *filesystem) base(s *docState) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	d, st, errno := fs.own.openBase(s.doc, &s.base)
+	d, st, errno := fs.host.openBase(s.doc, &s.base)
 	if errno == 0 {
 		fs.calls.learn(d.fd, deviceOf(st))
 	}
@@ -165,7 +166,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 				return d, 0
 			}
 		}
-		if d, _, key, errno = openPath(dir.fd, name); errno != 0 {
+		if d, _, key, errno = fs.host.openPath(dir.fd, name); errno != 0 {
 			if errno == syscall.ENOENT {
 				errno = syscall.ESTALE
 			}
@@ -174,7 +175,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 	default:
 		return nil, syscall.ESTALE
 	}
-	if key != n.key || key.dev == fs.own.dev {
+	if key != n.key || fs.host.shows(key.dev) {
 		d.put()
 		return nil, syscall.ESTALE
 	}
@@ -190,7 +191,10 @@ func (fs *filesystem) here(n *node, dir int, name string) *descriptor {
 	if d == nil {
 		d = fs.nodes.open(n)
 	}
-	if d != nil && identityAt(dir, name) != n.key {
+	if d == nil {
+		return nil
+	}
+	if id, sure, errno := fs.host.identityAt(dir, name); errno != 0 || !sure || id != n.key {
 		d.put()
 		return nil
 	}
@@ -278,7 +282,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, nam
 			return errno
 		}
 		defer base.put()
-		d, st, key, errno := openPath(base.fd, hidden)
+		d, st, key, errno := fs.host.openPath(base.fd, hidden)
 		if errno != 0 {
 			return errno
 		}
@@ -300,7 +304,7 @@ func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, nam
 // foundIn is the reply for what is at name in the directory dir of a
 // directory document.
 func (fs *filesystem) foundIn(n *node, s *docState, who *gofuse.InHeader, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
-	d, st, key, errno := openPath(dir, name)
+	d, st, key, errno := fs.host.openPath(dir, name)
 	if errno != 0 {
 		return errno
 	}
@@ -310,7 +314,7 @@ func (fs *filesystem) foundIn(n *node, s *docState, who *gofuse.InHeader, dir in
 // found is the reply for d, found at name in n. It takes d over.
 func (fs *filesystem) found(n *node, s *docState, who *gofuse.InHeader, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
 	defer d.put()
-	if key.dev == fs.own.dev || k == kindFile && key.typ != unix.S_IFREG {
+	if fs.host.shows(key.dev) || k == kindFile && key.typ != unix.S_IFREG {
 		return syscall.ENOENT
 	}
 	if n.key.dev != key.dev {

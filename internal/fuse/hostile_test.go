@@ -15,12 +15,16 @@ import (
 )
 
 // outside runs a program in a process of its own, as clients of the view are,
-// which is ended after five seconds.
+// which is ended after five seconds with all that it has started.
 func outside(t *testing.T, name string, args ...string) (out string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	b, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second // for what cannot be killed and has its output open
+	b, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		t.Fatalf("%s %q hangs", name, args)
 	}
@@ -90,7 +94,7 @@ func TestLinksOnTheWayToADocumentAreFollowed(t *testing.T) {
 		must(t, os.Symlink(fmt.Sprint("many", i), fmt.Sprint(many, i+1)))
 	}
 	for i, want := range map[int]syscall.Errno{30: 0, 45: syscall.ELOOP} {
-		fd, errno := ownMount{}.openDirectory(fmt.Sprint(many, i))
+		fd, errno := testOpener().openDirectory(fmt.Sprint(many, i))
 		if errno != want {
 			t.Errorf("%d links: %v, want %v", i, errno, want)
 		} else if errno == 0 {
@@ -99,7 +103,7 @@ func TestLinksOnTheWayToADocumentAreFollowed(t *testing.T) {
 	}
 	before := openBelow(t, r.host)
 	for _, p := range []string{"/many45", "/many0/f", "/many0/f/x", "/many0/none", "/a/b/c/tree/f/x"} {
-		if fd, errno := (ownMount{}).openDirectory(r.host + p); errno == 0 {
+		if fd, errno := testOpener().openDirectory(r.host + p); errno == 0 {
 			t.Errorf("%s is a directory", p)
 			unix.Close(fd)
 		}

@@ -23,9 +23,9 @@ type journal struct {
 }
 
 // openJournal opens the journal at path, creating it with mode 0600. It removes
-// the temp files that it lists, but none through own, or returns them if they
+// the temp files that it lists, but none through the view, or returns them if they
 // are to stay.
-func openJournal(path string, stay bool, own ownMount, warn func(msg string, args ...any)) (*journal, []*temp, error) {
+func openJournal(path string, stay bool, host *opener, warn func(msg string, args ...any)) (*journal, []*temp, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, nil, err
@@ -49,7 +49,7 @@ func openJournal(path string, stay bool, own ownMount, warn func(msg string, arg
 			kept = append(kept, t)
 			continue
 		}
-		errno := t.remove(own)
+		errno := t.remove(host)
 		if errno != 0 && errno != syscall.ENOENT {
 			warn("a temporary file of an earlier run stays behind", "directory", t.doc.Dir, "file", t.hidden, "error", errno)
 		}

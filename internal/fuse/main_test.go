@@ -43,7 +43,6 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv("DOCPORTAL_TEST_MODEL"); p != "" {
 		os.Exit(runModel(p))
 	}
-	takeOpenat2()
 	if os.Getuid() == 0 {
 		// The go command's fuzzing keeps its files as whoever started it; only
 		// the processes that run the target must be an ordinary user.
@@ -248,6 +247,7 @@ func newRig(t testing.TB) *rig {
 		level = slog.LevelDebug
 	}
 	r.opts.Log = slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: level}))
+	r.opts.openat2 = testOpenat2()
 	r.mount()
 	return r
 }
@@ -276,8 +276,15 @@ func (r *rig) mount() {
 		case <-v.served:
 		case <-time.After(20 * time.Second):
 			r.Error("something still uses the mount")
+			abort(v.dev)
 		}
 	})
+}
+
+// abort ends a connection whose server waits for itself: until then neither can
+// this process end nor who has asked it. Where no fusectl is mounted nothing helps.
+func abort(dev uint64) {
+	os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(dev)), []byte("1"), 0)
 }
 
 // file makes a file of the host and returns its path.

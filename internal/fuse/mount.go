@@ -255,15 +255,25 @@ func topMount(dir string) (top mountInfo, ok bool) {
 	return top, ok
 }
 
-// mountOf returns the mount of the device dev on dir.
-func mountOf(dir string, dev uint64) (mountInfo, bool) {
+// mountsOf returns the mounts of the device dev.
+func mountsOf(dev uint64) (all []mountInfo) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return mountInfo{}, false
+		return nil
 	}
 	want := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 	for line := range strings.Lines(string(b)) {
-		if m, ok := parseMountInfo(strings.TrimSuffix(line, "\n")); ok && m.point == dir && m.dev == want {
+		if m, ok := parseMountInfo(strings.TrimSuffix(line, "\n")); ok && m.dev == want {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// mountOf returns the mount of the device dev on dir.
+func mountOf(dir string, dev uint64) (mountInfo, bool) {
+	for _, m := range mountsOf(dev) {
+		if m.point == dir {
 			return m, true
 		}
 	}

@@ -97,11 +97,19 @@ func TestWithoutOpenat2(t *testing.T) {
 // openat2Variable makes the tests run as where openat2 says this.
 const openat2Variable = "DOCPORTAL_TEST_NO_OPENAT2"
 
-// takeOpenat2 takes openat2 away if openat2Variable says so.
-func takeOpenat2() {
+// testOpenat2 is openat2(2), or what openat2Variable puts in its place.
+func testOpenat2() func(int, string, *unix.OpenHow) (int, error) {
 	if e, err := strconv.Atoi(os.Getenv(openat2Variable)); err == nil {
-		openat2 = func(int, string, *unix.OpenHow) (int, error) { return -1, syscall.Errno(e) }
+		return func(int, string, *unix.OpenHow) (int, error) { return -1, syscall.Errno(e) }
 	}
+	return unix.Openat2
+}
+
+// testOpener is an opener without a view.
+func testOpener() *opener {
+	o := newOpener(nil)
+	o.openat2 = testOpenat2()
+	return o
 }
 
 // TestAttacksWithoutOpenat2 makes the attacks on the fallback that are made on
@@ -110,7 +118,7 @@ func TestAttacksWithoutOpenat2(t *testing.T) {
 	tests := []string{
 		"NamesThatAreNotRegularFilesAreENOENT", "Attackers", "NothingOfTheMountIsInADocument", "LinksAreTextOnly",
 		"ADocumentThatLeadsIntoTheView", "LinksOnTheWayToADocumentAreFollowed", "ReplacedParentIsENOENT", "OldOpensLeadNowhereElse",
-		"OnlyTheLogOfADatabaseIsBeside",
+		"OnlyTheLogOfADatabaseIsBeside", "NothingAsksTheViewItself", "ViewsMountedInDocuments",
 	}
 	for _, errno := range []syscall.Errno{unix.ENOSYS, unix.EOPNOTSUPP} {
 		cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^Test("+strings.Join(tests, "|")+")$")
@@ -143,7 +151,7 @@ func TestOldOpensLeadNowhereElse(t *testing.T) {
 		filepath.Join(dir, "secret"): syscall.ENOENT, "file\x00": syscall.ENOENT,
 	} {
 		for how, open := range map[string]func(int, string, int, uint32) (int, syscall.Errno){
-			"openat2": openChild,
+			"openat2": newOpener(nil).openChild,
 			"openat":  openChildOld,
 		} {
 			fd, errno := open(at, name, unix.O_RDONLY, 0)
@@ -153,6 +161,81 @@ func TestOldOpensLeadNowhereElse(t *testing.T) {
 			if errno == 0 {
 				unix.Close(fd)
 			}
+		}
+	}
+}
+
+// TestWalkMountsWhatMountsItself: an automount point is mounted when it is opened
+// as a directory, not when it is only found (openat(2)). Mounting one needs root,
+// so this is about how each step opens.
+func TestWalkMountsWhatMountsItself(t *testing.T) {
+	const variable = "DOCPORTAL_TEST_WALK"
+	if p := os.Getenv(variable); p != "" {
+		fd, errno := testOpener().walk(p)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		unix.Close(fd)
+		return
+	}
+	dir := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "upper", "lower"), 0o755))
+	must(t, os.Symlink("upper", filepath.Join(dir, "link")))
+	trace := filepath.Join(dir, "trace")
+	exe, err := os.Open("/proc/self/exe") // which only its owner need reach by its path
+	must(t, err)
+	defer exe.Close()
+	cmd := exec.Command("strace", "-f", "-qq", "-e", "trace=openat", "-o", trace, "/proc/self/fd/3", "-test.run=^"+t.Name()+"$")
+	cmd.ExtraFiles = []*os.File{exe}
+	cmd.Env = append(os.Environ(), variable+"="+dir+"/link/lower")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b, err := os.ReadFile(trace)
+	must(t, err)
+	for _, name := range []string{"upper", "lower"} {
+		var how []string
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, `, "`+name+`", `) {
+				how = append(how, line)
+			}
+		}
+		if len(how) != 1 || !strings.Contains(how[0], "O_PATH") || !strings.Contains(how[0], "O_DIRECTORY") {
+			t.Errorf("%s is opened by %q", name, how)
+		}
+	}
+}
+
+// TestWhatIsOpenedStaysBeneath makes the call that opens a name with paths that
+// openChild would not take: neither check is the only one.
+func TestWhatIsOpenedStaysBeneath(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "in", "sub"), 0o755))
+	for _, f := range []string{"secret", "in/file", "in/sub/file"} {
+		must(t, os.WriteFile(filepath.Join(dir, f), nil, 0o644))
+	}
+	must(t, os.Symlink("sub", filepath.Join(dir, "in", "inner")))
+	at, err := unix.Open(filepath.Join(dir, "in"), unix.O_PATH|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer unix.Close(at)
+	var how unix.OpenHow
+	o := newOpener(nil)
+	o.openat2 = func(_ int, _ string, h *unix.OpenHow) (int, error) {
+		how = *h
+		return -1, unix.ENOENT
+	}
+	o.openChild(at, "file", unix.O_RDONLY, 0)
+	for path, want := range map[string]error{
+		"file": nil, "sub/file": nil, "../secret": unix.EXDEV, "..": unix.EXDEV, filepath.Join(dir, "secret"): unix.EXDEV,
+		"inner": unix.ELOOP, "inner/file": unix.ELOOP,
+	} {
+		fd, err := unix.Openat2(at, path, &how)
+		if err != want {
+			t.Errorf("%q: %v, want %v", path, err, want)
+		}
+		if err == nil {
+			unix.Close(fd)
 		}
 	}
 }

@@ -84,11 +84,55 @@ func component(name string) bool {
 	return true
 }
 
+// opener opens the host's files. It knows where this process shows its view,
+// of which it asks nothing: the process would wait for an answer that only
+// itself gives, perhaps to the very look-up that it is made for, and if it is
+// killed in that wait it cannot end.
+type opener struct {
+	dir string // where the view is, without links; "" if there is no mount
+	dev uint64 // its st_dev
+	// elsewhere: the view, or a part of it, is mounted at another place too.
+	elsewhere atomic.Bool
+	// openat2 is the system call.
+	openat2 func(dir int, path string, how *unix.OpenHow) (int, error)
+	// isLocal reports whether the kernel knows all of the file system with this
+	// st_dev without asking anybody.
+	isLocal func(dev uint64) bool
+}
+
+// newOpener is for a process that shows no view yet. isLocal may be nil.
+func newOpener(isLocal func(dev uint64) bool) *opener {
+	if isLocal == nil {
+		isLocal = func(uint64) bool { return false }
+	}
+	return &opener{openat2: unix.Openat2, isLocal: isLocal}
+}
+
+// shows reports whether the st_dev is that of the view.
+func (o *opener) shows(dev uint64) bool { return o.dir != "" && dev == o.dev }
+
+// stat returns the status of what fd refers to, to which a name or a path has
+// led: that may be the view, which is ENOENT. Who looks without having the file
+// system bring its knowledge up to date (AT_STATX_DONT_SYNC) sees at least the
+// device right; where the file system is local that is as good as any other look.
+func (o *opener) stat(fd int) (*unix.Statx_t, syscall.Errno) {
+	st, errno := statx(fd, unix.AT_STATX_DONT_SYNC)
+	switch {
+	case errno != 0:
+		return nil, errno
+	case o.shows(deviceOf(st)):
+		return nil, syscall.ENOENT
+	case o.isLocal(deviceOf(st)):
+		return st, 0
+	}
+	return statFD(fd)
+}
+
 // openChild opens the one component name in the directory dir with flags, to
 // which O_CLOEXEC and O_NOFOLLOW are added. With O_PATH a link is opened
 // itself; without, a link is ELOOP. Flags that open what exists without
 // O_PATH are not for here: the type is checked first (openFile).
-func openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
+func (o *opener) openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno) {
 	if !component(name) {
 		return -1, syscall.ENOENT
 	}
@@ -99,7 +143,7 @@ func openChild(dir int, name string, flags int, mode uint32) (int, syscall.Errno
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	for {
-		fd, err := openat2(dir, name, &how)
+		fd, err := o.openat2(dir, name, &how)
 		switch err {
 		case nil:
 			return fd, 0
@@ -131,34 +175,30 @@ func reopen(fd, flags int) (int, syscall.Errno) {
 	}
 }
 
-// ownMount is where this process shows its view. No path is walked through it:
-// the walk would wait for an answer that only this process gives, perhaps to
-// the very look-up that it is made for.
-type ownMount struct {
-	dir string // without links; "" if there is no mount
-	dev uint64 // its st_dev
-}
-
 // openDirectory opens the directory at the host path. It is only for openBase,
 // which verifies what it got. The path was one without links when it became a
-// document's; where one is in the way now it is followed step by step.
-func (m ownMount) openDirectory(path string) (int, syscall.Errno) {
-	if m.dir != "" && (path == m.dir || strings.HasPrefix(path, m.dir+"/")) {
+// document's; where one is in the way now, or the view may be, it is followed
+// step by step.
+func (o *opener) openDirectory(path string) (int, syscall.Errno) {
+	if o.dir != "" && (path == o.dir || strings.HasPrefix(path, o.dir+"/")) {
 		return -1, syscall.ENOENT
+	}
+	if o.elsewhere.Load() {
+		return o.walk(path)
 	}
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_SYMLINKS,
 	}
 	for {
-		fd, err := openat2(unix.AT_FDCWD, path, &how)
+		fd, err := o.openat2(unix.AT_FDCWD, path, &how)
 		switch err {
 		case nil:
 			return fd, 0
 		case unix.EINTR, unix.EAGAIN:
 			continue
 		case unix.ELOOP, unix.ENOSYS, unix.EOPNOTSUPP:
-			return m.walk(path)
+			return o.walk(path)
 		}
 		return -1, errnoOf(err)
 	}
@@ -186,8 +226,8 @@ func mounted(st *unix.Statx_t) (mountedFile, bool) {
 // openBase opens the directory that doc stands on, O_PATH. Another directory
 // at its path is ENOENT. What was seen to be it before, on the same mount, need
 // not be compared again; seen may be nil.
-func (m ownMount) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	fd, errno := m.openDirectory(doc.Dir)
+func (o *opener) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.Statx_t, syscall.Errno) {
+	fd, errno := o.openDirectory(doc.Dir)
 	if errno != 0 {
 		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
 			errno = syscall.ENOENT
@@ -195,7 +235,7 @@ func (m ownMount) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.St
 		return nil, nil, errno
 	}
 	d := newDescriptor(fd)
-	st, errno := statFD(fd)
+	st, errno := o.stat(fd)
 	if errno == 0 {
 		at, sure := mounted(st)
 		var old *mountedFile
@@ -248,10 +288,14 @@ func handleOf(fd int) ([]byte, bool) {
 }
 
 // statFD returns the status of what fd refers to, with the birth time where
-// the file system has one.
-func statFD(fd int) (*unix.Statx_t, syscall.Errno) {
+// the file system has one. It is for what is known not to be of the view;
+// opener.stat is for the rest.
+func statFD(fd int) (*unix.Statx_t, syscall.Errno) { return statx(fd, 0) }
+
+// statx is statFD with flags of statx(2).
+func statx(fd, flags int) (*unix.Statx_t, syscall.Errno) {
 	st := new(unix.Statx_t)
-	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st)
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st)
 	if err != nil {
 		return nil, errnoOf(err)
 	}
@@ -295,27 +339,47 @@ func bornIdentity(st *unix.Statx_t) (identity, bool) {
 	return id, true
 }
 
-// identityAt is the identity of what is at name in dir, or none where that
-// cannot be told without opening it.
-func identityAt(dir int, name string) identity {
-	if !component(name) {
-		return identity{}
+// identityAt is the identity of what is at name in dir, as far as that can be
+// told without opening it. sure reports that this is all of it. What is of the
+// view is ENOENT.
+func (o *opener) identityAt(dir int, name string) (id identity, sure bool, errno syscall.Errno) {
+	st, err := glance(dir, name)
+	if err == nil && o.shows(deviceOf(st)) {
+		err = unix.ENOENT
 	}
-	var st unix.Statx_t
-	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, &st)
-	if id, ok := bornIdentity(&st); err == nil && ok {
-		return id
+	if err != nil {
+		return identity{}, false, errnoOf(err)
 	}
-	return identity{}
+	id, sure = bornIdentity(st)
+	return id, sure, 0
 }
 
-// openPath opens name in dir, O_PATH, and returns its status and identity.
-func openPath(dir int, name string) (*descriptor, *unix.Statx_t, identity, syscall.Errno) {
-	fd, errno := openChild(dir, name, unix.O_PATH, 0)
+// exists reports whether there is anything at name in dir.
+func exists(dir int, name string) bool {
+	_, err := glance(dir, name)
+	return err == nil
+}
+
+// glance is the part of the status of what is at name in dir that never changes,
+// so that the kernel need ask nobody for it.
+func glance(dir int, name string) (*unix.Statx_t, error) {
+	if !component(name) {
+		return nil, unix.ENOENT
+	}
+	st := new(unix.Statx_t)
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
+		unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, st)
+	return st, err
+}
+
+// openPath opens name in dir, O_PATH, and returns its status and identity. What
+// is of the view is ENOENT.
+func (o *opener) openPath(dir int, name string) (*descriptor, *unix.Statx_t, identity, syscall.Errno) {
+	fd, errno := o.openChild(dir, name, unix.O_PATH, 0)
 	if errno != 0 {
 		return nil, nil, identity{}, errno
 	}
-	st, errno := statFD(fd)
+	st, errno := o.stat(fd)
 	if errno != 0 {
 		unix.Close(fd)
 		return nil, nil, identity{}, errno
@@ -334,28 +398,26 @@ const openFlags = unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | u
 // opened again, so that no link is followed and no device or pipe touched.
 // notRegular is the error for those. It may be that somebody keeps replacing
 // the name; after some rounds that is EIO.
-func createFile(dir int, name string, flags int, mode uint32, notRegular syscall.Errno) (fd int, created bool, errno syscall.Errno) {
+func (o *opener) createFile(dir int, name string, flags int, mode uint32, notRegular syscall.Errno) (fd int, created bool, errno syscall.Errno) {
 	for range 64 {
-		fd, errno = openChild(dir, name, flags&openFlags|unix.O_CREAT|unix.O_EXCL, mode)
+		fd, errno = o.openChild(dir, name, flags&openFlags|unix.O_CREAT|unix.O_EXCL, mode)
 		if errno != syscall.EEXIST || flags&unix.O_EXCL != 0 {
 			return fd, errno == 0, errno
 		}
-		fd, errno = openRegular(dir, name, flags, notRegular)
-		if errno != syscall.ENOENT || notRegular == syscall.ENOENT && exists(dir, name) {
+		fd, errno = o.openRegular(dir, name, flags, notRegular)
+		if errno != syscall.ENOENT {
 			return fd, false, errno
+		}
+		if st, err := glance(dir, name); err == nil && (notRegular == syscall.ENOENT || o.shows(deviceOf(st))) {
+			return -1, false, errno
 		}
 	}
 	return -1, false, syscall.EIO
 }
 
-func exists(dir int, name string) bool {
-	var st unix.Stat_t
-	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
-}
-
 // openRegular opens the regular file name in dir. Anything else is notRegular.
-func openRegular(dir int, name string, flags int, notRegular syscall.Errno) (int, syscall.Errno) {
-	d, st, _, errno := openPath(dir, name)
+func (o *opener) openRegular(dir int, name string, flags int, notRegular syscall.Errno) (int, syscall.Errno) {
+	d, st, _, errno := o.openPath(dir, name)
 	if errno != 0 {
 		return -1, errno
 	}

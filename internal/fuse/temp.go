@@ -250,7 +250,7 @@ func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscal
 	if hidden == "" {
 		return syscall.ENOENT
 	}
-	if !isRegular(base.fd, hidden) {
+	if !fs.host.isRegular(base.fd, hidden) {
 		return syscall.ENOENT
 	}
 	if err := unix.Unlinkat(base.fd, hidden, 0); err != nil {
@@ -263,9 +263,9 @@ func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscal
 	return 0
 }
 
-func isRegular(dir int, name string) bool {
-	var st unix.Stat_t
-	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+func (o *opener) isRegular(dir int, name string) bool {
+	id, _, errno := o.identityAt(dir, name)
+	return errno == 0 && id.typ == unix.S_IFREG
 }
 
 // renameInDocument is Rename there: between the main file and temp files it is
@@ -280,7 +280,7 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 	v.names.Lock()
 	defer v.names.Unlock()
 	oldHidden, newHidden := v.backingLocked(s.doc, oldName), v.backingLocked(s.doc, newName)
-	if !component(oldHidden) || !isRegular(base.fd, oldHidden) {
+	if !component(oldHidden) || !fs.host.isRegular(base.fd, oldHidden) {
 		return syscall.ENOENT
 	}
 	for _, names := range [...][2]string{{oldName, oldHidden}, {newName, newHidden}} {
@@ -288,7 +288,7 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 			return syscall.EPERM // nobody renames the log of a database
 		}
 	}
-	replaces := newHidden != "" && isRegular(base.fd, newHidden)
+	replaces := newHidden != "" && fs.host.isRegular(base.fd, newHidden)
 	moved := fs.nodeAt(v, base.fd, oldHidden)
 	var other *node
 	if replaces {
@@ -362,8 +362,8 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 
 // remove takes a temp file away, or makes it the main file again if it is the
 // user's only copy.
-func (f *temp) remove(own ownMount) syscall.Errno {
-	base, _, errno := own.openBase(f.doc, nil)
+func (f *temp) remove(host *opener) syscall.Errno {
+	base, _, errno := host.openBase(f.doc, nil)
 	if errno != 0 {
 		return errno
 	}
@@ -426,7 +426,7 @@ func (t *tempFiles) sweep(fs *filesystem) {
 
 // uses reports whether the kernel knows the temp file f. v.names is held.
 func (v *docView) uses(f *temp) bool {
-	base, _, errno := v.fs.own.openBase(f.doc, nil)
+	base, _, errno := v.fs.host.openBase(f.doc, nil)
 	if errno != 0 {
 		return false
 	}
@@ -436,7 +436,7 @@ func (v *docView) uses(f *temp) bool {
 
 // drop removes the temp file f. v.names is held.
 func (v *docView) drop(name string, f *temp) {
-	if errno := f.remove(v.fs.own); errno != 0 && errno != syscall.ENOENT {
+	if errno := f.remove(v.fs.host); errno != 0 && errno != syscall.ENOENT {
 		v.fs.log.Warn("a temporary file stays behind", "document", v.id, "file", f.hidden, "error", errno)
 	}
 	v.setTemp(name, nil)

@@ -242,16 +242,12 @@ func (t *tracked) inodeAt(id uint64, name string) uint64 {
 		return 0
 	}
 	defer dir.put()
-	return inodeIn(dir.fd, name)
+	return t.inodeIn(dir.fd, name)
 }
 
-func inodeIn(dir int, name string) uint64 {
-	d, _, key, errno := openPath(dir, name)
-	if errno != 0 {
-		return 0
-	}
-	d.put()
-	return key.ino
+func (t *tracked) inodeIn(dir int, name string) uint64 {
+	id, _, _ := t.host.identityAt(dir, name)
+	return id.ino
 }
 
 // exchanged reports whether two names were exchanged by an earlier server that
@@ -271,7 +267,7 @@ func (t *tracked) exchanged(c *change, in *gofuse.RenameIn, oldName, newName str
 		return false
 	}
 	defer newDir.put()
-	if inodeIn(newDir.fd, newName) != c.size || inodeIn(dir.fd, oldName) == c.size {
+	if t.inodeIn(newDir.fd, newName) != c.size || t.inodeIn(dir.fd, oldName) == c.size {
 		return false
 	}
 	if n := t.nodeAt(from.view, newDir.fd, newName); n != nil {

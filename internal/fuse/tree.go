@@ -58,7 +58,7 @@ func (fs *filesystem) unmask(dir int, name string, mode, typ uint32) {
 	if mode&fs.umask == 0 {
 		return
 	}
-	d, _, key, errno := openPath(dir, name)
+	d, _, key, errno := fs.host.openPath(dir, name)
 	if errno != 0 {
 		return
 	}
@@ -230,7 +230,7 @@ func renameAt(dir int, oldName string, newDir int, newName string, flags uint32)
 
 // nodeAt returns the node of what is at name in dir, if the kernel knows it.
 func (fs *filesystem) nodeAt(v *docView, dir int, name string) *node {
-	d, _, key, errno := openPath(dir, name)
+	d, _, key, errno := fs.host.openPath(dir, name)
 	if errno != 0 {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,6 +100,10 @@ type Options struct {
 	Poisoned bool
 
 	noResend bool // for tests: as on a kernel before 6.9
+	// openat2, for tests, is instead of the system call.
+	openat2 func(dir int, path string, how *unix.OpenHow) (int, error)
+	// between, for tests, comes between the kernel and the view.
+	between func(gofuse.RawFileSystem) gofuse.RawFileSystem
 }
 
 // Connection is what Options.Keep has kept.
@@ -241,9 +246,12 @@ func (v *View) finish(log *slog.Logger) {
 func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o Options) (*View, error) {
 	fs := newFilesystem(docs, o.Log, uint32(os.Getuid()), uint32(os.Getgid()), umask(), st)
 	resumed := o.Resume != nil && st != nil && st.epoch() > 1
-	fs.own = ownMount{dir, dev}
+	fs.host.dir, fs.host.dev = dir, dev
+	if o.openat2 != nil {
+		fs.host.openat2 = o.openat2
+	}
 	if o.Journal != "" {
-		j, left, err := openJournal(o.Journal, resumed, fs.own, o.Log.Warn)
+		j, left, err := openJournal(o.Journal, resumed, fs.host, o.Log.Warn)
 		if err != nil {
 			o.Log.Warn("temporary files will not be noted", "error", err)
 		}
@@ -260,6 +268,9 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 		if err := fs.restore(); err != nil {
 			return nil, err
 		}
+	}
+	if o.between != nil {
+		raw = o.between(raw)
 	}
 	fd, err := unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -366,7 +377,8 @@ func umask() uint32 {
 	return 0o777 // as if it took everything away: set each mode
 }
 
-// watchMount ends v when its mount is taken from its place. The kernel tells
+// watchMount ends v when its mount is taken from its place, and notes whether it
+// is at another one. The kernel tells
 // the server only when nothing uses the mount any more, but sandboxes do.
 func (v *View) watchMount() error {
 	f, err := os.Open("/proc/self/mountinfo")
@@ -387,6 +399,7 @@ func (v *View) watchMount() error {
 	go func() {
 		// Each change of the mount table wakes this.
 		err := conn.Read(func(uintptr) bool {
+			v.fs.host.elsewhere.Store(slices.ContainsFunc(mountsOf(v.dev), func(m mountInfo) bool { return m.point != v.dir }))
 			m, ok := topMount(v.dir)
 			return !ok || m.id != v.mount.id && !v.mounted()
 		})
