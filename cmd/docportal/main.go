@@ -126,8 +126,10 @@ func serves(args []string) bool {
 // keep is the process that stays: it starts the server, and another one when
 // that dies, and returns the exit status.
 func keep(stderr io.Writer) int {
-	// It makes hardly any garbage, which goes when it rests.
+	// It makes hardly any garbage, which goes when it rests. A heap that may grow
+	// without a limit would get huge pages for what describes it.
 	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(64 << 20)
 	runtime.GOMAXPROCS(1)
 	program, err := os.Executable()
 	if err != nil {

@@ -119,6 +119,16 @@ func (s *Session) Processes() ([]Process, error) {
 	}), nil
 }
 
+// Descendants lists the processes that this one has started, the dead too that
+// nobody has waited for.
+func (s *Session) Descendants() ([]Process, error) {
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(below(all, os.Getpid()), func(p Process) bool { return s.others[p.PID] || s.isAnothers(p) }), nil
+}
+
 // isAnothers reports whether a process belongs to another session that this
 // process started, as its environment says. Sandboxes say nothing.
 func (s *Session) isAnothers(p Process) bool {

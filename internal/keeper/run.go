@@ -112,6 +112,11 @@ func Run(o Options) int {
 			k.say("cannot start the server: %v", err)
 			return 1
 		}
+		if k.restarts > 0 {
+			// If servers die faster than it rests nobody else does. The new one has
+			// all that it needs for now.
+			runtime.GC()
+		}
 		state, err := k.watch(c)
 		if err != nil {
 			k.say("cannot wait for the server: %v", err)
@@ -231,30 +236,13 @@ func (k *keeper) start(program string) (*child, error) {
 
 // watch serves a server until it is dead.
 func (k *keeper) watch(c *child) (*os.ProcessState, error) {
-	errs := make(chan error, 1)
-	go func() {
-		state, err := c.process.Wait()
-		if err != nil {
-			errs <- err
-			return
-		}
-		c.state <- state
-	}()
-	go func() {
-		b := make([]byte, maxMessage)
-		for {
-			words, files, err := receive(c.fd, b)
-			if err != nil {
-				close(c.asks)
-				return
-			}
-			c.asks <- request{words, files}
-		}
-	}()
+	errs := make(chan error, 2)
+	gone := make(chan struct{})
+	go c.listen(gone, errs) // ends when nothing of the server is left
 	asks := c.asks
 	var rest, stuck, dead <-chan time.Time
 	var state *os.ProcessState
-	thread := watchWitness(c.witness)
+	var thread <-chan struct{} = gone
 	for {
 		// What it had sent before it died counts.
 		if asks == nil && (state != nil || c.dead) {
@@ -301,6 +289,59 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 		case <-rest:
 			rest = nil
 			k.Rest()
+		}
+	}
+}
+
+// listen takes what the server says until it has gone, which closes c.asks,
+// closes gone when its witness has, and collects the process. One thread waits for
+// all: each costs memory, also when it is not needed any more.
+func (c *child) listen(gone chan<- struct{}, errs chan<- error) {
+	wait := func() {
+		state, err := c.process.Wait()
+		if err != nil {
+			errs <- err
+			return
+		}
+		c.state <- state
+	}
+	pidfd := -1
+	c.process.WithHandle(func(fd uintptr) { pidfd, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) })
+	if pidfd < 0 {
+		go wait() // before Linux 5.4; ends with the process
+	}
+	const socket, witness, process = 0, 1, 2
+	fds := []unix.PollFd{
+		socket:  {Fd: int32(c.fd), Events: unix.POLLIN},
+		witness: {Fd: int32(c.witness), Events: unix.POLLIN},
+		process: {Fd: int32(pidfd), Events: unix.POLLIN},
+	}
+	b := make([]byte, maxMessage)
+	// poll(2) leaves out what is negative.
+	for fds[socket].Fd >= 0 || fds[witness].Fd >= 0 || fds[process].Fd >= 0 {
+		if _, err := unix.Poll(fds, -1); err == unix.EINTR {
+			continue
+		} else if err != nil {
+			errs <- os.NewSyscallError("poll", err)
+			return
+		}
+		if fds[socket].Revents != 0 {
+			if words, files, err := receive(c.fd, b); err == nil {
+				c.asks <- request{words, files}
+			} else {
+				close(c.asks)
+				fds[socket].Fd = -1
+			}
+		}
+		if fds[witness].Revents != 0 {
+			close(gone)
+			unix.Close(c.witness)
+			fds[witness].Fd = -1
+		}
+		if fds[process].Revents != 0 {
+			wait()
+			unix.Close(pidfd)
+			fds[process].Fd = -1
 		}
 	}
 }

@@ -52,23 +52,6 @@ func witness(fd int) {
 	unix.Close(fd)
 }
 
-// watchWitness returns a channel that is closed when the witness has ended. It
-// takes over fd.
-func watchWitness(fd int) <-chan struct{} {
-	gone := make(chan struct{})
-	go func() { // ends with the witness
-		defer unix.Close(fd)
-		b := make([]byte, 1)
-		for {
-			if n, err := unix.Read(fd, b); n == 0 || err != nil && err != unix.EINTR {
-				close(gone)
-				return
-			}
-		}
-	}()
-	return gone
-}
-
 // Parts of the FUSE protocol (linux/fuse.h).
 const (
 	fuseForget      = 2

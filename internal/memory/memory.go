@@ -29,10 +29,16 @@ func GiveBack(dir string) {
 		return
 	}
 	fixed := fixedAddress()
+	type pages struct{ start, length uintptr }
+	var all []pages
 	for line := range strings.Lines(string(maps)) {
 		if start, length, ok := droppable(strings.TrimSuffix(line, "\n"), exe, dir, fixed); ok {
-			unix.Syscall(unix.SYS_MADVISE, start, length, unix.MADV_DONTNEED)
+			all = append(all, pages{start, length})
 		}
+	}
+	// At last: what runs after it is there again.
+	for _, p := range all {
+		unix.Syscall(unix.SYS_MADVISE, p.start, p.length, unix.MADV_DONTNEED)
 	}
 }
 
