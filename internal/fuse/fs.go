@@ -41,8 +41,10 @@ type filesystem struct {
 	gid       uint32
 	umask     uint32 // the process's, which the kernel applies to what is created
 	started   time.Time
-	host      *opener // knows of the mount before the first request
-	receiving receiving
+	// directoryTime is how long the kernel may keep a directory's name.
+	directoryTime time.Duration
+	host          *opener // knows of the mount before the first request
+	receiving     receiving
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st *state) *filesystem {
@@ -68,6 +70,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 	fs.handles.next = epoch << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
 	fs.temps.grace = tempGrace
+	fs.directoryTime = directoryTime
 	return fs
 }
 
@@ -325,7 +328,7 @@ func (fs *filesystem) found(n *node, s *docState, who *gofuse.InHeader, k kind, 
 	fs.walks.find(who, child)
 	fs.entry(child, st, s, out)
 	if keep {
-		out.SetEntryTimeout(keepTime)
+		out.SetEntryTimeout(fs.directoryTime)
 	} else {
 		fs.cache.add(child, d)
 	}

@@ -161,7 +161,7 @@ func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name str
 		return status(syscall.ENOTDIR)
 	}
 	defer dir.put()
-	removed := fs.nodeAt(n.view, dir.fd, name)
+	removed := fs.knownAt(n, dir.fd, name)
 	if err := unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR); err != nil {
 		return status(errnoOf(err))
 	}
@@ -198,10 +198,10 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if dir == nil || newDir == nil {
 		return status(fs.renameInDocument(from, s, oldName, newName, in.Flags))
 	}
-	moved := fs.nodeAt(from.view, dir.fd, oldName)
+	moved := fs.knownAt(from, dir.fd, oldName)
 	var other *node
 	if in.Flags == unix.RENAME_EXCHANGE || moved != nil && moved.key.typ == unix.S_IFDIR {
-		other = fs.nodeAt(from.view, newDir.fd, newName)
+		other = fs.knownAt(to, newDir.fd, newName)
 	}
 	if errno := renameAt(dir.fd, oldName, newDir.fd, newName, in.Flags); errno != 0 {
 		return status(errno)
@@ -226,6 +226,19 @@ func renameAt(dir int, oldName string, newDir int, newName string, flags uint32)
 		err = unix.EINVAL // what rename(2) says where a flag is not known
 	}
 	return errnoOf(err)
+}
+
+// knownAt is nodeAt for what the kernel knows as name in n, of which dir is the
+// directory. If the host has put something else there the kernel changes the name
+// of what it believes to be there, and goes on keeping the one of this.
+func (fs *filesystem) knownAt(n *node, dir int, name string) *node {
+	found := fs.nodeAt(n.view, dir, name)
+	if found != nil {
+		if parent, last := fs.nodes.place(found); parent != n || last != name {
+			return nil
+		}
+	}
+	return found
 }
 
 // nodeAt returns the node of what is at name in dir, if the kernel knows it.

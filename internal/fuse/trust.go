@@ -30,8 +30,14 @@ import (
 // The name of a document's own directory in the view needs no place on the host:
 // it is dropped when permissions change, before their author is told.
 
-// keepTime is for how long the kernel may keep a name.
+// keepTime is for how long the kernel may keep the name of a document.
 const keepTime = 24 * time.Hour
+
+// directoryTime is for how long it may keep that of a directory inside one. Where
+// there is no directory any more it answers some calls with EISDIR or EPERM by
+// itself: unlink(2), link(2) from there, and open(2) with O_CREAT. Asking for all
+// names again costs a walk through a large tree a third of its time.
+const directoryTime = 10 * time.Second
 
 // walkTime is for how long a thread that was told ESTALE counts as one that
 // walks its path again.

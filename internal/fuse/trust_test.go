@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -281,6 +283,136 @@ func TestATreeRemovedOnTheHostIsMadeAgain(t *testing.T) {
 		must(t, os.RemoveAll(filepath.Join(host, "t")))
 		if _, err := os.Lstat(filepath.Join(view, "t")); !os.IsNotExist(err) {
 			t.Fatalf("round %d: after it was removed: %v", round, err)
+		}
+	}
+}
+
+// TestWhatIsNoDirectoryAnyMore: some calls the kernel answers by the name that it
+// keeps, and asks nobody, so that they see what the host has done after a moment
+// only.
+func TestWhatIsNoDirectoryAnyMore(t *testing.T) {
+	calls := map[string]func(p string) error{
+		"unlink":    unix.Unlink,
+		"create":    func(p string) error { return openClose(p, os.O_CREATE|os.O_WRONLY) },
+		"link from": func(p string) error { return unix.Link(p, p+"2") },
+		// These are exact.
+		"open": func(p string) error { return openClose(p, os.O_RDONLY) },
+		"exchange": func(p string) error {
+			return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, p+"3", unix.RENAME_EXCHANGE)
+		},
+		"rename":    func(p string) error { return unix.Rename(p, p+"2") },
+		"rename to": func(p string) error { return unix.Rename(p+"3", p) },
+	}
+	exact := []string{"open", "exchange", "rename", "rename to"}
+	r := newRig(t)
+	r.view.fs.directoryTime = 200 * time.Millisecond
+	host, view := r.nested()
+	var wg sync.WaitGroup
+	for what, call := range calls {
+		dir := filepath.Join(host, what)
+		must(t, os.MkdirAll(filepath.Join(dir, "a"), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, "a3"), nil, 0o600))
+		seen := filepath.Join(view, what, "a")
+		_, err := os.ReadDir(seen)
+		must(t, err)
+		must(t, os.Remove(filepath.Join(dir, "a")))
+		must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("file"), 0o600))
+		if err = call(seen); slices.Contains(exact, what) || err == nil {
+			must(t, err)
+			continue
+		}
+		wg.Go(func() {
+			for end := time.Now().Add(2 * time.Second); err != nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
+				err = call(seen)
+			}
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestADirectoryThatIsOnlyReferredTo by O_PATH, of which a server is not told, is
+// at its place or ESTALE, and never another one.
+func TestADirectoryThatIsOnlyReferredTo(t *testing.T) {
+	r := newRig(t)
+	host, view := r.nested()
+	d, err := unix.Open(filepath.Join(view, "a", "b"), unix.O_PATH|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer unix.Close(d)
+	var st, now unix.Stat_t
+	must(t, unix.Fstat(d, &st))
+	for range 20 {
+		must(t, os.Rename(filepath.Join(host, "a"), filepath.Join(host, "z")))
+		must(t, os.Rename(filepath.Join(host, "c"), filepath.Join(host, "a")))
+		wantContent(t, filepath.Join(view, "a", "b", "f"), "c")
+		wantErr(t, "fstat", unix.Fstat(d, &now), syscall.ESTALE)
+		fd, err := unix.Openat(d, "f", unix.O_RDONLY, 0)
+		wantErr(t, "openat", err, syscall.ESTALE)
+		unix.Close(fd)
+		must(t, os.Rename(filepath.Join(host, "a"), filepath.Join(host, "c")))
+		must(t, os.Rename(filepath.Join(host, "z"), filepath.Join(host, "a")))
+		// Who was just sent away may be so once more.
+		eventually(t, "it is there again", func() bool { return unix.Fstat(d, &now) == nil })
+		if now.Ino != st.Ino {
+			t.Fatalf("inode %d, it was %d", now.Ino, st.Ino)
+		}
+		eventually(t, "a file in it is opened", func() bool {
+			fd, err := unix.Openat(d, "f", unix.O_RDONLY, 0)
+			unix.Close(fd)
+			return err == nil
+		})
+	}
+}
+
+// TestARenameOfWhatTheHostHasExchanged: the kernel moves the name of what it
+// believes to be there, and goes on keeping that of what was really moved.
+func TestARenameOfWhatTheHostHasExchanged(t *testing.T) {
+	for what, flags := range map[string]uint{"rename": 0, "exchange": unix.RENAME_EXCHANGE} {
+		r := newRig(t)
+		host, view := r.nested()
+		if flags != 0 {
+			must(t, os.MkdirAll(filepath.Join(host, "z", "b"), 0o755))
+			must(t, os.WriteFile(filepath.Join(host, "z", "b", "f"), []byte("z"), 0o600))
+		}
+		for _, p := range names(t, view) {
+			wantContent(t, filepath.Join(view, p, "b", "f"), p)
+		}
+		must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(host, "a"), unix.AT_FDCWD, filepath.Join(host, "c"), unix.RENAME_EXCHANGE))
+		must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(view, "a"), unix.AT_FDCWD, filepath.Join(view, "z"), flags))
+		for _, p := range names(t, host) {
+			text, err := os.ReadFile(filepath.Join(host, p, "b", "f"))
+			must(t, err)
+			wantContent(t, filepath.Join(view, p, "b", "f"), string(text))
+		}
+		if t.Failed() {
+			t.Fatal("after a", what)
+		}
+	}
+}
+
+// TestARemovalOfWhatTheHostHasExchanged is that for directories that go.
+func TestARemovalOfWhatTheHostHasExchanged(t *testing.T) {
+	for what, remove := range map[string]func(dir string) error{
+		"rmdir":  func(dir string) error { return unix.Rmdir(filepath.Join(dir, "a")) },
+		"rename": func(dir string) error { return unix.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "a")) },
+	} {
+		r := newRig(t)
+		host, view := r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+		for _, p := range []string{"a", "c", "new"} {
+			must(t, os.Mkdir(filepath.Join(host, p), 0o755))
+			_, err := os.ReadDir(filepath.Join(view, p))
+			must(t, err)
+		}
+		must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(host, "a"), unix.AT_FDCWD, filepath.Join(host, "c"), unix.RENAME_EXCHANGE))
+		must(t, remove(view))
+		must(t, os.WriteFile(filepath.Join(host, "c", "there"), nil, 0o600))
+		if _, err := os.Stat(filepath.Join(view, "c", "there")); err != nil {
+			t.Errorf("after a %s: %v", what, err)
+		}
+		if got := names(t, filepath.Join(view, "c")); len(got) != 1 {
+			t.Errorf("after a %s: %q", what, got)
 		}
 	}
 }
