@@ -1,10 +1,12 @@
 package fuse
 
 import (
+	"math"
 	"sync"
 	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // A server that dies has changed something on the host and not answered, or
@@ -15,8 +17,9 @@ import (
 // change is a note. Words of its record:
 const (
 	changeUnique = 0  // of the request; 0 if the record is free
-	changeBegun  = 8  // ns since 1970
+	changeBegun  = 8  // ns since 1970: the names of files are dated by that clock
 	changeSize0  = 16 // of the file, before data was appended; before an exchange, the first one's inode number
+	changeBoot   = 24 // ns since the machine was started, when it was begun; 0 if not noted
 	changeOpcode = 32 // uint32
 	changeState  = 36 // uint32
 	changeResult = 40 // uint32: how much was written
@@ -35,9 +38,31 @@ const resentBit = 1 << 63
 type change struct {
 	at            uint32
 	size          uint64
-	begun         time.Time
+	begun         moment
 	opcode        uint32
 	state, result uint32
+}
+
+// moment is a time by the clock that dates files, which may be set, and by one
+// that nobody sets and that goes on in a suspended machine, in ns.
+type moment struct{ wall, boot int64 }
+
+func present() moment {
+	var boot unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) // it is always there
+	return moment{time.Now().UnixNano(), boot.Nano()}
+}
+
+// mayHaveMade reports whether a file that was made at t may have been made
+// between the begin of the change and now. If the clock was set in between, t is
+// by the clock before that or after it: begun and now say what either shows.
+func (c *change) mayHaveMade(t int64, now moment) bool {
+	within := func(from, to int64) bool { return t >= from-clockGrain && t <= to+clockAhead }
+	if c.begun.boot == 0 {
+		return within(c.begun.wall, math.MaxInt64-clockAhead)
+	}
+	took := now.boot - c.begun.boot
+	return within(c.begun.wall, c.begun.wall+took) || within(now.wall-took, now.wall)
 }
 
 // done reports whether the change was made, or refused.
@@ -73,7 +98,7 @@ func (t *changeTable) init(s *state) {
 		c := &change{
 			at:     at,
 			size:   s.get(at + changeSize0),
-			begun:  time.Unix(0, int64(s.get(at+changeBegun))),
+			begun:  moment{int64(s.get(at + changeBegun)), int64(s.get(at + changeBoot))},
 			opcode: s.get32(at + changeOpcode),
 			state:  s.get32(at + changeState),
 			result: s.get32(at + changeResult),
@@ -135,7 +160,9 @@ func (t *changeTable) begin(h *gofuse.InHeader, size uint64) (at uint32) {
 	t.mu.Unlock()
 	s := t.s
 	s.set(at, 0)
-	s.set(at+changeBegun, uint64(time.Now().UnixNano()))
+	begun := present()
+	s.set(at+changeBegun, uint64(begun.wall))
+	s.set(at+changeBoot, uint64(begun.boot))
 	s.set(at+changeSize0, size)
 	s.set32(at+changeOpcode, h.Opcode)
 	s.set32(at+changeState, changeMaking)

@@ -2,6 +2,8 @@ package fuse
 
 import (
 	"bytes"
+	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -329,6 +331,34 @@ func await[R any](cancel <-chan struct{}, started time.Time, back <-chan R, left
 	}
 }
 
+// ended is cancel for what processes ask at their end, when they close files and
+// give locks back: they wait for the answer and cannot be interrupted any more,
+// nor does anybody read it. So it counts as interrupted, and is done all the same.
+func (l limited) ended(cancel <-chan struct{}, n *node, who *gofuse.InHeader) <-chan struct{} {
+	if n == nil || n.view == nil || l.calls.isLocal(l.device(n)) || !exiting(who.Pid) {
+		return cancel
+	}
+	interrupted := make(chan struct{})
+	close(interrupted)
+	return interrupted
+}
+
+// exiting reports whether a thread is in its exit (proc(5), the flags in stat).
+func exiting(thread uint32) bool {
+	text, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(thread), 10) + "/stat")
+	if err != nil {
+		return false
+	}
+	// The name may have anything in it.
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 7 {
+		return false
+	}
+	const pfExiting = 4
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	return err == nil && flags&pfExiting != 0
+}
+
 // nothing is the out of requests that have none.
 type nothing struct{}
 
@@ -604,7 +634,7 @@ func (l limited) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) gofuse.Sta
 	if h := l.handles.get(in.Fh); h != nil && h.index {
 		l.flushLocks(h, in.LockOwner)
 	}
-	return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
+	return do(l.filesystem, l.ended(cancel, n, &in.InHeader), n, &nothing{}, func(*nothing) gofuse.Status {
 		return l.filesystem.Flush(cancel, &in)
 	}, nil)
 }
@@ -642,15 +672,17 @@ func (l limited) SetLk(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status
 	if h := l.handles.get(in.Fh); h != nil && h.index {
 		return l.filesystem.SetLk(cancel, &in) // it may wait
 	}
-	return l.locked(n, &in, func() gofuse.Status {
-		return do(l.filesystem, cancel, n, &nothing{}, func(*nothing) gofuse.Status {
-			return l.filesystem.SetLk(cancel, &in)
-		}, nil)
-	})
+	return do(l.filesystem, l.ended(cancel, n, &in.InHeader), n, &nothing{}, func(*nothing) gofuse.Status {
+		return l.locked(n, &in, func() gofuse.Status { return l.filesystem.SetLk(cancel, &in) })
+	}, nil)
 }
 
 func (l limited) SetLkw(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status {
 	in, n := *input, l.handleNode(input.Fh)
+	if h := l.handles.get(in.Fh); n != nil && n.view != nil && !h.index && !l.calls.isLocal(l.device(n)) {
+		// Asking the file system for a lock may take for ever, too.
+		return l.patiently(cancel, n, func() gofuse.Status { return l.SetLk(cancel, &in) })
+	}
 	return l.locked(n, &in, func() gofuse.Status { return l.filesystem.SetLkw(cancel, &in) })
 }
 

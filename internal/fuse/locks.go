@@ -483,6 +483,10 @@ func (fs *filesystem) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool
 		if errno == 0 {
 			errno = f.tryLock(h, l)
 		}
+		if errno == 0 && fs.handles.get(in.Fh) != h {
+			f.release(0, in.Fh, l.start, l.end) // it was closed meanwhile
+			errno = syscall.ESTALE
+		}
 		if errno == 0 {
 			// A lock for reading in place of one for writing frees others.
 			f.grant()

@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv("DOCPORTAL_TEST_READS"); p != "" {
 		os.Exit(readCrowd(p))
 	}
+	if p := os.Getenv(victimVariable); p != "" {
+		os.Exit(victim(p))
+	}
 	if p := os.Getenv("DOCPORTAL_TEST_MODEL"); p != "" {
 		os.Exit(runModel(p))
 	}

@@ -27,8 +27,12 @@ type tracked struct {
 	waits    *waitTable
 }
 
-// clockGrain is how much older than the clock what is made now may look.
-const clockGrain = 20 * time.Millisecond
+// What is made now may look somewhat older than the clock, which dates files in
+// steps, and on another machine's disk somewhat newer; in ns.
+const (
+	clockGrain = int64(20 * time.Millisecond)
+	clockAhead = int64(2 * time.Second)
+)
 
 // begin is called for each request.
 func (t *tracked) begin(h *gofuse.InHeader) gofuse.Status {
@@ -104,7 +108,7 @@ func made(fill func() (*unix.Statx_t, gofuse.Status)) func(c *change, now gofuse
 		if st.Mask&unix.STATX_BTIME != 0 && st.Btime.Sec != 0 {
 			born = st.Btime
 		}
-		if now != gofuse.OK && time.Unix(born.Sec, int64(born.Nsec)).Before(c.begun.Add(-clockGrain)) {
+		if now != gofuse.OK && !c.mayHaveMade(born.Sec*1e9+int64(born.Nsec), present()) {
 			return now, true
 		}
 		return gofuse.OK, true
