@@ -6,52 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"docportal/internal/bus"
 	"docportal/internal/permstore"
+	"docportal/internal/testdisk"
 
-	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
-
-// namespaceVariable is set in the test that mayMount started.
-const namespaceVariable = "DOCPORTAL_TEST_NAMESPACE"
-
-// mayMount reports whether the caller, an ordinary user, may mount file
-// systems. If not it runs the test again where that is so, in a user namespace
-// with the same ids, and the caller has nothing more to do.
-func mayMount(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(namespaceVariable) != "" {
-		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		return true
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), namespaceVariable+"=1")
-	uid, gid := os.Getuid(), os.Getgid()
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
-	} else {
-		t.Logf("%s", out)
-	}
-	return false
-}
 
 func large() bus.Value {
 	return bus.Value{Signature: "ay", Data: append([]byte{0x60, 0xea, 0, 0}, make([]byte, 60000)...)}
@@ -60,7 +26,7 @@ func large() bus.Value {
 // A disk that gets full refuses changes with a clear error, has all that was
 // acknowledged, and takes changes again when there is room.
 func TestAFullDisk(t *testing.T) {
-	if !mayMount(t) {
+	if !testdisk.MayMount(t) {
 		return
 	}
 	h := newHome(t)
@@ -135,68 +101,10 @@ func TestAFullDisk(t *testing.T) {
 	}
 }
 
-// faults are what a file system is told to do wrong.
-type faults struct {
-	writing, syncing atomic.Int32 // errno
-	mu               sync.Mutex
-	listing          chan struct{} // listing a directory called db waits for it
-}
-
-// faultyNode is a file or directory of another directory, with faults.
-type faultyNode struct {
-	fs.LoopbackNode
-	f *faults
-}
-
-// WrapChild gives what is below the same faults.
-func (n *faultyNode) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
-	return &faultyNode{fs.LoopbackNode{RootData: n.RootData}, n.f}
-}
-
-func (n *faultyNode) Write(ctx context.Context, f fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
-	if e := n.f.writing.Load(); e != 0 {
-		return 0, syscall.Errno(e)
-	}
-	return f.(fs.FileWriter).Write(ctx, data, off)
-}
-
-func (n *faultyNode) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
-	if e := n.f.syncing.Load(); e != 0 {
-		return syscall.Errno(e)
-	}
-	if s, ok := f.(fs.FileFsyncer); ok {
-		return s.Fsync(ctx, flags)
-	}
-	return 0
-}
-
-func (n *faultyNode) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	n.f.mu.Lock()
-	wait := n.f.listing
-	n.f.mu.Unlock()
-	if wait != nil && filepath.Base(n.Path(n.Root())) == "db" {
-		<-wait
-	}
-	return n.LoopbackNode.OpendirHandle(ctx, flags)
-}
-
 // faultyDisk puts the data of a home on a file system that fails on command.
-func (h *home) faultyDisk() *faults {
+func (h *home) faultyDisk() *testdisk.Disk {
 	h.t.Helper()
-	f := &faults{}
-	below := filepath.Join(h.dir, "below")
-	must(h.t, os.Mkdir(below, 0o700))
-	root := &fs.LoopbackRoot{Path: below}
-	root.RootNode = &faultyNode{fs.LoopbackNode{RootData: root}, f}
-	server, err := fs.Mount(h.data(), root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{FsName: "faulty"}})
-	must(h.t, err)
-	h.t.Cleanup(func() {
-		if err := server.Unmount(); err != nil {
-			h.t.Error(err)
-			exec.Command("fusermount3", "-u", "-z", h.data()).Run()
-		}
-	})
-	return f
+	return testdisk.Mount(h.t, h.data(), filepath.Join(h.dir, "below"))
 }
 
 // A disk that fails, in any way, when a change is written or brought to the
@@ -226,7 +134,7 @@ func TestAFailingDisk(t *testing.T) {
 		}
 	}
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
-		for name, fault := range map[string]*atomic.Int32{"write": &f.writing, "fsync": &f.syncing} {
+		for name, fault := range map[string]*atomic.Int32{"write": &f.Writing, "fsync": &f.Syncing} {
 			when := fmt.Sprintf("%s: %v", name, errno)
 			fault.Store(int32(errno))
 			for range 2 {
@@ -270,9 +178,7 @@ func TestTheMountPointDoesNotWaitForTheImport(t *testing.T) {
 	f := h.faultyDisk()
 	want := usualTables(t, h.flatpak())
 	release := make(chan struct{})
-	f.mu.Lock()
-	f.listing = release
-	f.mu.Unlock()
+	f.Hold(release)
 	p := h.daemon()
 	if _, err := os.Stat(mountPoint(t, h.conn)); err != nil {
 		t.Error(err)
@@ -297,7 +203,7 @@ func TestTheMountPointDoesNotWaitForTheImport(t *testing.T) {
 // Documents whose file is gone for good are collected, by command, with or
 // without a daemon; those of a volume that is not mounted are not.
 func TestPruneAndVolumes(t *testing.T) {
-	if !mayMount(t) {
+	if !testdisk.MayMount(t) {
 		return
 	}
 	h := newHome(t)

@@ -343,20 +343,12 @@ func (l limited) ended(cancel <-chan struct{}, n *node, who *gofuse.InHeader) <-
 	return interrupted
 }
 
-// exiting reports whether a thread is in its exit (proc(5), the flags in stat).
+// exiting reports whether a thread is in its exit: it has given its memory up,
+// which comes before its files (proc(5), statm). Other files of /proc wait for a
+// thread that is just executing a program, and closes files for it.
 func exiting(thread uint32) bool {
-	text, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(thread), 10) + "/stat")
-	if err != nil {
-		return false
-	}
-	// The name may have anything in it.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 7 {
-		return false
-	}
-	const pfExiting = 4
-	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
-	return err == nil && flags&pfExiting != 0
+	text, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(thread), 10) + "/statm")
+	return err == nil && bytes.HasPrefix(text, []byte("0 "))
 }
 
 // nothing is the out of requests that have none.
