@@ -3,10 +3,12 @@ package fuse
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -178,6 +180,11 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 	must(t, err)
 	defer unix.Close(fd)
 	wantContent(t, p, "text")
+	other := newRig(t)
+	unmount := exec.Command("sh", "-c", `read x; exec fusermount3 -u -z "$0"`, other.mnt)
+	tell, err := unmount.StdinPipe()
+	must(t, err)
+	must(t, unmount.Start())
 	var old unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
 	// This process is the server and the client.
@@ -216,6 +223,19 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 		if n, err := unix.Pwrite(fd, []byte("text"), 0); n != 4 || err != nil {
 			t.Errorf("what is open: %d %v", n, err)
 		}
+	}
+	// The table of mounts changes meanwhile: the view is still there.
+	tell.Write([]byte("\n"))
+	must(t, unmount.Wait())
+	select {
+	case <-other.view.Done():
+	case <-time.After(slow):
+		t.Error("an unmount was not noticed")
+	}
+	select {
+	case <-r.view.Done():
+		t.Error("another's unmount was taken for one's own")
+	default:
 	}
 	if refused == 0 {
 		t.Error("nothing was refused; this shows nothing")

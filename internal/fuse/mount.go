@@ -247,6 +247,11 @@ func topMount(dir string) (top mountInfo, ok bool) {
 	if err != nil {
 		return top, false
 	}
+	return topMountIn(b, dir)
+}
+
+// topMountIn is topMount for the text of mountinfo.
+func topMountIn(b []byte, dir string) (top mountInfo, ok bool) {
 	for line := range strings.Lines(string(b)) {
 		if m, good := parseMountInfo(strings.TrimSuffix(line, "\n")); good && m.point == dir {
 			top, ok = m, true
@@ -261,6 +266,11 @@ func mountsOf(dev uint64) (all []mountInfo) {
 	if err != nil {
 		return nil
 	}
+	return mountsIn(b, dev)
+}
+
+// mountsIn is mountsOf for the text of mountinfo.
+func mountsIn(b []byte, dev uint64) (all []mountInfo) {
 	want := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 	for line := range strings.Lines(string(b)) {
 		if m, ok := parseMountInfo(strings.TrimSuffix(line, "\n")); ok && m.dev == want {

@@ -6,6 +6,7 @@ package fuse
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -397,11 +398,16 @@ func (v *View) watchMount() error {
 	}
 	v.watch = f
 	go func() {
-		// Each change of the mount table wakes this.
-		err := conn.Read(func(uintptr) bool {
-			v.fs.host.elsewhere.Store(slices.ContainsFunc(mountsOf(v.dev), func(m mountInfo) bool { return m.point != v.dir }))
-			m, ok := topMount(v.dir)
-			return !ok || m.id != v.mount.id && !v.mounted()
+		// Each change of the mount table wakes this. It is read by the descriptor
+		// that there is: another one might not be had, and that is no unmount.
+		err := conn.Read(func(fd uintptr) bool {
+			b, err := readAgain(int(fd))
+			if err != nil {
+				return false
+			}
+			v.fs.host.elsewhere.Store(slices.ContainsFunc(mountsIn(b, v.dev), func(m mountInfo) bool { return m.point != v.dir }))
+			m, ok := topMountIn(b, v.dir)
+			return !ok || m.id != v.mount.id && !strings.Contains("\n"+string(b), "\n"+v.mount.id+" ") // perhaps below another
 		})
 		if err == nil {
 			v.end()
@@ -410,10 +416,23 @@ func (v *View) watchMount() error {
 	return nil
 }
 
-// mounted reports whether the mount is still there, perhaps below another.
-func (v *View) mounted() bool {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	return err != nil || strings.Contains("\n"+string(b), "\n"+v.mount.id+" ")
+// readAgain reads a file from its beginning to its end.
+func readAgain(fd int) ([]byte, error) {
+	if _, err := unix.Seek(fd, 0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, 16<<10)
+	for {
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return b, err
+		}
+		b = b[:len(b)+n]
+		b = slices.Grow(b, 4096)
+	}
 }
 
 // end notes that the mount is gone.

@@ -2,9 +2,11 @@ package permstore
 
 import (
 	"bytes"
+	"fmt"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // maxGroup bounds how many updates share a transaction, so that one that fails
@@ -86,6 +88,13 @@ func (s *Store) commit(group []*update) {
 		}
 		f = s.file
 	}
+	if err := s.removed(f); err != nil {
+		s.log.Error("a change was not stored", "error", err, "updates", len(group))
+		for _, u := range group {
+			u.finish(storageError(err))
+		}
+		return
+	}
 	var b *bolt.Tx
 	first := &Tx{}
 	err := guard(func() (err error) {
@@ -148,6 +157,23 @@ func (s *Store) commit(group []*update) {
 			u.finish(nil)
 		}
 	}
+}
+
+// removed returns an error if the file has no name any more: what is written to
+// it then is nobody's once it is closed. One that was moved, with its directory
+// or the whole home, is as good as before.
+func (s *Store) removed(f *file) error {
+	if s.lock == nil {
+		return nil // it never had one
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.base.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Nlink == 0 {
+		return fmt.Errorf("%s was removed or replaced; docportal --replace starts anew", f.path)
+	}
+	return nil
 }
 
 // publish tells the subscribers of changes.
