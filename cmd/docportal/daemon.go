@@ -148,6 +148,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		d.log.Info("ready", "version", version, "documents", docs, "permissions", perms)
 	}
 	d.keeper.Ready(!refused)
+	if d.blind() {
+		d.log.Warn("nobody can be identified: docportal runs in a user namespace of its own")
+	}
 	if docs && perms { // who waits for another's name would get it, and not know
 		d.preparing.Go(func() { d.have(ctx) })
 	}

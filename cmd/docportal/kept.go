@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"docportal/internal/bus"
 	"docportal/internal/documents"
@@ -138,7 +143,49 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 			k.Close()
 		}
 	}
-	return fuse.Mount(dir, docs, o)
+	v, err := fuse.Mount(dir, docs, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Resume == nil && d.unseen(dir) {
+		d.log.Warn("apps cannot see the file view: docportal runs in a mount namespace of its own", "dir", dir)
+	}
+	return v, nil
+}
+
+// unseen reports whether the bus, and with it what it starts, surely does not
+// see the view that is mounted on dir.
+func (d *daemon) unseen(dir string) bool {
+	pid := d.busProcess()
+	if pid == 0 {
+		return false
+	}
+	seen, err := fuse.Visible(pid, dir)
+	return err == nil && !seen
+}
+
+// blind reports whether the processes of the session surely cannot be looked at,
+// so that nobody is identified: that is so in a user namespace of our own.
+func (d *daemon) blind() bool {
+	proc := fmt.Sprintf("/proc/%d", d.busProcess())
+	var st unix.Stat_t
+	if err := unix.Stat(proc, &st); err != nil || st.Uid != uint32(os.Getuid()) {
+		return false
+	}
+	_, err := os.Readlink(proc + "/root")
+	return errors.Is(err, os.ErrPermission)
+}
+
+// busProcess is the process of the bus, 0 if that is not known: older buses do
+// not tell.
+func (d *daemon) busProcess() int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var pid uint32
+	if err := d.conn.Call(ctx, busName, "/org/freedesktop/DBus", busName, "GetConnectionUnixProcessID", "s", []any{busName}, &pid); err != nil {
+		return 0
+	}
+	return int(pid)
 }
 
 // poisonedAfter is after how many servers that died by themselves, a short

@@ -177,6 +177,10 @@ func run(a arguments, server *keeper.Server, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "docportal: XDG_RUNTIME_DIR is not set: there is no place to mount the file view")
 		return 1
 	}
+	if !filepath.IsAbs(runtimeDir) {
+		fmt.Fprintf(stderr, "docportal: XDG_RUNTIME_DIR is not an absolute path: %q\n", runtimeDir)
+		return 1
+	}
 	d := newDaemon(a, log, runtimeDir, server)
 	err := d.serve(ctx)
 	late := time.AfterFunc(grace, func() {

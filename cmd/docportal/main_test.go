@@ -101,12 +101,17 @@ type process struct {
 // start starts docportal on a bus.
 func (s *session) start(b *testsession.Bus, args ...string) *process {
 	s.t.Helper()
+	return s.startWith(b, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}, args...)
+}
+
+func (s *session) startWith(b *testsession.Bus, attributes *syscall.SysProcAttr, args ...string) *process {
+	s.t.Helper()
 	p := &process{t: s.t, done: make(chan struct{})}
 	p.cmd = exec.Command("/proc/self/exe", args...)
 	p.cmd.Env = append(os.Environ(), s.environment("DBUS_SESSION_BUS_ADDRESS="+b.Address)...)
 	p.cmd.Stderr = &p.log
 	p.cmd.Stdout = &p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = attributes
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"docportal/dbus"
 	"docportal/internal/bus"
+	"docportal/internal/fuse"
 	"docportal/internal/permstore"
 )
 
@@ -72,6 +73,8 @@ func (c *statusCommand) ask(ctx context.Context, p *portal, stdout io.Writer) er
 	mount := s.Mount
 	if !s.Mounted {
 		mount += " (not mounted; the next call mounts it)"
+	} else if seen, err := fuse.Visible(os.Getpid(), s.Mount); err == nil && !seen {
+		mount += " (not to be seen from here: docportal runs in a mount namespace of its own)"
 	}
 	keeper := ""
 	if s.Keeper != 0 {

@@ -167,9 +167,12 @@ func (x *examination) documentPortal(ctx context.Context) {
 	default:
 		x.broken("docportal --replace --verbose", "the document portal does not work: %s", reason(err))
 	}
-	x.stale(dir)
+	plain := x.stale(dir)
 	if err != nil {
 		return
+	}
+	if plain {
+		x.broken("docportal --replace", "apps cannot see %s: who serves it runs in a mount namespace of its own", dir)
 	}
 	// docportal has this object; others do not.
 	var xml string
@@ -180,17 +183,22 @@ func (x *examination) documentPortal(ctx context.Context) {
 }
 
 // stale looks for a mount whose server is gone, without waiting for one that
-// hangs.
-func (x *examination) stale(dir string) {
+// hangs. It reports whether nothing is mounted there that could be a file view.
+func (x *examination) stale(dir string) (plain bool) {
 	if x.runtime == "" {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, x.Wait)
 	defer cancel()
 	answer := make(chan error, 1)
+	var fs unix.Statfs_t
 	go func() {
 		var st unix.Stat_t
-		answer <- unix.Stat(dir, &st)
+		err := unix.Stat(dir, &st)
+		if err == nil {
+			err = unix.Statfs(dir, &fs)
+		}
+		answer <- err
 	}()
 	mend := "fusermount3 -u -z " + quote(dir)
 	select {
@@ -198,9 +206,11 @@ func (x *examination) stale(dir string) {
 		if errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
 			x.broken(mend, "%s is a stale mount: who served it is gone", dir)
 		}
+		return err == nil && fs.Type != unix.FUSE_SUPER_MAGIC
 	case <-ctx.Done():
 		x.broken(mend, "%s is mounted, but who serves it does not answer", dir)
 	}
+	return false
 }
 
 // processName is what a process is called.

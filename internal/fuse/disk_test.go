@@ -98,6 +98,7 @@ func TestAFullDiskBelowADocument(t *testing.T) {
 func TestADiskBelowADocumentFails(t *testing.T) {
 	r := newRig(t)
 	disk := testdisk.Mount(t, r.dir("disk"), filepath.Join(r.host, "below"))
+	disk.Direct.Store(true)
 	at := filepath.Join(r.host, "disk")
 	must(t, os.Mkdir(at+"/tree", 0o700))
 	must(t, os.WriteFile(at+"/tree/old", []byte("old"), 0o600))

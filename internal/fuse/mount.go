@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -258,6 +259,20 @@ func topMountIn(b []byte, dir string) (top mountInfo, ok bool) {
 		}
 	}
 	return top, ok
+}
+
+// Visible reports whether a process sees a view mounted on dir. The error is that
+// of asking.
+func Visible(pid int, dir string) (bool, error) {
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		dir = filepath.Join(parent, filepath.Base(dir))
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	m, ok := topMountIn(b, dir)
+	return ok && m.typ == "fuse.portal", nil
 }
 
 // mountsOf returns the mounts of the device dev.

@@ -54,6 +54,8 @@ func MayMount(t *testing.T) bool {
 // kind of call, 0 for none.
 type Disk struct {
 	Reading, Writing, Syncing, Making atomic.Int32 // Making: a name, or room for a file
+	// Direct has every read asked for; files then cannot be mapped.
+	Direct atomic.Bool
 
 	mu      sync.Mutex
 	listing <-chan struct{}
@@ -101,8 +103,11 @@ func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
 }
 
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	h, _, errno := n.LoopbackNode.Open(ctx, flags)
-	return h, fuse.FOPEN_DIRECT_IO, errno // each read comes here
+	h, how, errno := n.LoopbackNode.Open(ctx, flags)
+	if n.d.Direct.Load() {
+		how |= fuse.FOPEN_DIRECT_IO
+	}
+	return h, how, errno
 }
 
 func (n *node) Read(ctx context.Context, f fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
