@@ -215,7 +215,7 @@ type attempt struct {
 func newAttempt(t *testing.T, op, dir, file string) *attempt {
 	t.Helper()
 	c := &attempt{cmd: exec.Command("/proc/self/exe"), said: make(chan string, 1), dead: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), victimVariable+"="+strings.Join([]string{op, dir, file}, "\n"))
+	c.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", victimVariable+"="+strings.Join([]string{op, dir, file}, "\n"))
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := c.cmd.StdinPipe()
 	must(t, err)
@@ -432,9 +432,11 @@ func TestClientsAreKilledInEachOperation(t *testing.T) {
 		return true
 	}
 	killed := make(map[string]int)
+	var wg sync.WaitGroup
 	for i := range all { // what is allocated once is
-		kill(t, i, 1<<30)
+		wg.Go(func() { kill(t, i, 1<<30) })
 	}
+	wg.Wait()
 	settled := func(what string, want state) (s state) {
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			for _, v := range r.view.fs.nodes.withTemps() {
@@ -458,7 +460,6 @@ func TestClientsAreKilledInEachOperation(t *testing.T) {
 	const goroutines = 60
 	before := settled("at first", state{descriptors: 400, goroutines: goroutines})
 	var mu sync.Mutex
-	var wg sync.WaitGroup
 	for i, op := range all {
 		wg.Go(func() {
 			for step := range steps {
@@ -481,10 +482,13 @@ func TestClientsAreKilledInEachOperation(t *testing.T) {
 	after := settled("afterwards", state{descriptors: before.descriptors + 8, goroutines: goroutines})
 	t.Logf("%+v, then %+v", before, after)
 	for i, op := range all { // and each works
-		if kill(t, i, 1<<29) {
-			t.Errorf("%s hangs", op)
-		}
+		wg.Go(func() {
+			if kill(t, i, 1<<29) {
+				t.Errorf("%s hangs", op)
+			}
+		})
 	}
+	wg.Wait()
 	for _, op := range all {
 		for _, name := range names(t, hosts[op]) {
 			if name != "file" && !strings.HasPrefix(name, "turn") {
