@@ -66,6 +66,7 @@ type daemon struct {
 	lost       chan struct{} // closed when a name of ours was taken away
 	lostOnce   sync.Once
 	called     chan struct{} // a call came, while refusing
+	mounts     chan string   // where the file view was mounted
 
 	opened chan struct{} // closed when store and err are set
 	store  *permstore.Store
@@ -89,6 +90,7 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string, k *keeper.Serve
 		runtimeDir: runtimeDir,
 		lost:       make(chan struct{}),
 		called:     make(chan struct{}, 1),
+		mounts:     make(chan string, 1),
 		opened:     make(chan struct{}),
 		movedIn:    make(chan struct{}),
 	}
@@ -174,6 +176,10 @@ func (d *daemon) serve(ctx context.Context) error {
 		case <-d.lost:
 			d.log.Info("another instance has taken over")
 			return nil
+		case dir := <-d.mounts:
+			if d.unseen(dir) {
+				d.log.Warn("apps cannot see the file view: docportal runs in a mount namespace of its own", "dir", dir)
+			}
 		case <-d.called:
 			if refused {
 				idle = time.After(d.timeouts.refused)

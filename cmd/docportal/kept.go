@@ -147,8 +147,9 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 	if err != nil {
 		return nil, err
 	}
-	if o.Resume == nil && d.unseen(dir) {
-		d.log.Warn("apps cannot see the file view: docportal runs in a mount namespace of its own", "dir", dir)
+	select {
+	case d.mounts <- dir:
+	default: // it is looked for already
 	}
 	return v, nil
 }

@@ -260,3 +260,65 @@ func TestMountInfoLines(t *testing.T) {
 		}
 	}
 }
+
+// TestAServerThatDiesWhileItMounts has read the kernel's first question, which is
+// asked once, and not answered it, or answered it to itself only. The next one
+// does not wait for the question.
+func TestAServerThatDiesWhileItMounts(t *testing.T) {
+	for name, further := range map[string]bool{"with the question": false, "with the answer": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "doc")
+			must(t, os.Mkdir(dir, 0o700))
+			device, err := mountDevice(dir)
+			must(t, err)
+			dev, err := deviceAt(dir)
+			must(t, err)
+			st, err := newState()
+			must(t, err)
+			st.set(wordDevice, dev)
+			question := make([]byte, 64<<10)
+			n, err := device.Read(question)
+			must(t, err)
+			if further {
+				pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+				must(t, err)
+				defer unix.Close(pair[1])
+				_, err = unix.Write(pair[1], question[:n])
+				must(t, err)
+				_, err = negotiate(pair[0], limited{newFilesystem(newDocuments(), slog.New(slog.DiscardHandler), 0, 0, 0, nil)}, serverOptions(slog.New(slog.DiscardHandler)), st)
+				must(t, err)
+			}
+			fd, err := unix.FcntlInt(st.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			must(t, err)
+			st.close()
+			docs := newDocuments()
+			f := filepath.Join(t.TempDir(), "f")
+			must(t, os.WriteFile(f, []byte("text"), 0o600))
+			docs.add(t, "f1", f)
+			given := false
+			type answer struct {
+				v   *View
+				err error
+			}
+			mounted := make(chan answer, 1)
+			go func() {
+				v, err := Mount(dir, docs, Options{
+					Resume: &Connection{Device: device, Memory: os.NewFile(uintptr(fd), "memory"), GiveUp: func() { given = true }},
+				})
+				mounted <- answer{v, err}
+			}()
+			select {
+			case a := <-mounted:
+				must(t, a.err)
+				defer a.v.Unmount()
+				wantContent(t, filepath.Join(dir, "f1/f"), "text")
+				if given == further {
+					t.Errorf("the connection was given up: %v", given)
+				}
+			case <-time.After(slow):
+				detach(dir)
+				t.Fatal("it waits")
+			}
+		})
+	}
+}

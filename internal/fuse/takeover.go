@@ -38,6 +38,10 @@ func notify(fd int, code uint32) error {
 // something that this one does not understand in the same way.
 var errNegotiation = errors.New("this version does not agree with the kernel as the one before did")
 
+// errUnanswered says that an earlier server has died with the kernel's first
+// question in its hands. Nobody has used the connection then, and nobody can.
+var errUnanswered = errors.New("the server before died while it was mounting")
+
 // negotiate makes a server for a connection, whose descriptor fd it takes over.
 // The kernel asks once only what the two agree on; a server that takes over a
 // connection is asked by this process instead, and has to give the same answer.
@@ -49,6 +53,9 @@ func negotiate(fd int, fs gofuse.RawFileSystem, o *gofuse.MountOptions, st *stat
 	}
 	answered := len(request) > 0
 	if !answered {
+		if st != nil && st.epoch() > 1 && !readable(fd) {
+			return nil, errUnanswered
+		}
 		b := make([]byte, 64<<10)
 		var n int
 		err := ignoringEINTR(func() (err error) {
@@ -86,10 +93,14 @@ func negotiate(fd int, fs gofuse.RawFileSystem, o *gofuse.MountOptions, st *stat
 		return nil, os.NewSyscallError("dup3", err)
 	}
 	if answered {
+		// The one before may have died just before it sent it.
+		if _, err := unix.Write(fd, reply); err != nil && err != unix.ENOENT {
+			return nil, fmt.Errorf("the kernel takes no answer: %w", err)
+		}
 		return server, nil
 	}
 	if st != nil {
-		// Before it is sent: who finds both and the question open is asked again.
+		// Before it is sent: who finds it sends it if that was not done.
 		if err := st.setNegotiation(request, b[:n]); err != nil {
 			return nil, err
 		}
@@ -98,6 +109,16 @@ func negotiate(fd int, fs gofuse.RawFileSystem, o *gofuse.MountOptions, st *stat
 		return nil, fmt.Errorf("the kernel takes no answer: %w", err)
 	}
 	return server, nil
+}
+
+// readable reports whether a read would not wait.
+func readable(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	for err == unix.EINTR {
+		n, err = unix.Poll(p, 0)
+	}
+	return err != nil || n > 0
 }
 
 // waitTable has the requests that wait for long, for kernels that do not send
