@@ -370,6 +370,25 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+// TestMountNamespaces: docportal and who looks for its mount are in two, and only
+// one of them has it. (With --trust-userns the one that looks may be in a user
+// namespace, too, as it has to be to make a mount namespace.)
+func TestMountNamespaces(t *testing.T) {
+	s := start(t, session.Options{})
+	daemon := s.Command("docportal", "--trust-userns")
+	must(t, daemon.Start())
+	defer func() { daemon.Process.Signal(unix.SIGTERM); daemon.Wait() }()
+	must(t, session.Await(10*time.Second, func() (bool, error) {
+		return s.Command("docportal", "status").Run() == nil, nil
+	}))
+	if out, status := examine(t, s.Command("docportal", "doctor")); status != 0 {
+		t.Fatal(out)
+	}
+	cmd := s.Command("bwrap", "--dev-bind", "/", "/", "--tmpfs", filepath.Join(s.Runtime, "doc"), s.Command("docportal").Path, "doctor")
+	out, status := examine(t, cmd)
+	finds(t, out, status, "broken", "apps cannot see .+: who serves it runs in a mount namespace of its own", "docportal --replace")
+}
+
 // portals lists docportal's processes.
 func portals(t *testing.T, s *session.Session) (pids []int) {
 	t.Helper()
