@@ -303,7 +303,7 @@ func TestAServerThatDiesWhileItMounts(t *testing.T) {
 			mounted := make(chan answer, 1)
 			go func() {
 				v, err := Mount(dir, docs, Options{
-					Resume: &Connection{Device: device, Memory: os.NewFile(uintptr(fd), "memory"), GiveUp: func() { given = true }},
+					Resume:   &Connection{Device: device, Memory: os.NewFile(uintptr(fd), "memory"), GiveUp: func() { given = true }},
 					noResend: true, // the question is not sent again
 				})
 				mounted <- answer{v, err}
