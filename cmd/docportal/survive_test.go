@@ -121,6 +121,28 @@ func TestCallsOutliveTheServer(t *testing.T) {
 	s.terminate()
 }
 
+// TestServerKilledAfterAWhile: one that has served for longer than a start may
+// take. Who has the view open does not notice.
+func TestServerKilledAfterAWhile(t *testing.T) {
+	s := newSession(t)
+	doc := s.mustMount(s.conn)
+	keeper := s.owner(s.conn, permstore.Name, 0)
+	f := filepath.Join(s.dir, "f")
+	os.WriteFile(f, []byte("text"), 0o600)
+	open, err := os.Open(filepath.Join(doc, s.add(s.conn, f), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	time.Sleep(11 * time.Second) // the while
+	s.killServer(keeper, syscall.SIGKILL)
+	b := make([]byte, 10)
+	if n, err := open.ReadAt(b, 0); n != 4 {
+		t.Errorf("read %d bytes: %v", n, err)
+	}
+	s.terminate()
+}
+
 // TestServerKilledInAnyPhaseOfTheStart: the names come, and the view.
 func TestServerKilledInAnyPhaseOfTheStart(t *testing.T) {
 	s := newSession(t)

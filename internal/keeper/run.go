@@ -122,6 +122,9 @@ func Run(o Options) int {
 			k.say("cannot wait for the server: %v", err)
 			return 1
 		}
+		if c.ready {
+			k.serving = time.Now() // until now
+		}
 		status := syscall.WaitStatus(unix.SIGKILL)
 		if state != nil {
 			status = state.Sys().(syscall.WaitStatus)
