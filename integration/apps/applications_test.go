@@ -227,6 +227,10 @@ func (a application) test(d *desktop) {
 	}
 	// "Open with": a file manager starts it with the file.
 	stop = d.launch(a, chosen)
+	if a.sound {
+		// Before it is all seen, which may take longer than what is heard.
+		d.heard()
+	}
 	window = d.await("what it was started with", a.class, a.title)
 	d.shot("open-with")
 	d.wasGiven(a.id, chosen)
@@ -234,7 +238,6 @@ func (a application) test(d *desktop) {
 		table.Set(a.id, "open", ownDialog)
 	}
 	if a.sound {
-		d.heard()
 		d.works(a.id, "sound")
 	}
 	if len(a.saveKeys) > 0 {
@@ -279,8 +282,24 @@ func (a application) test(d *desktop) {
 func (d *desktop) dropped(a application, window, file string) {
 	d.Helper()
 	before := d.documents(a.id)
+	asked := d.drop(a.id, window, file)
+	if slices.Contains(asked, "text/uri-list") {
+		if after := d.documents(a.id); len(after) != len(before) {
+			d.Errorf("%s asked for %q and was given %q, before that %q", a.id, asked, after, before)
+		}
+		table.Set(a.id, "drag", asksForPaths)
+		return
+	}
+	d.await("what was dropped", a.class, a.title)
+	d.works(a.id, "drag")
+}
+
+// drop drops a file of a program of the host on an application's window, and returns
+// the forms that it asked for it in.
+func (d *desktop) drop(app, window, file string) []string {
+	d.Helper()
 	p := d.gtk(toolkit.GTK3, "")
-	w := d.window(p, toolkit.Request{Op: "drag", Text: "Drag to " + a.id, Paths: []string{file}})
+	w := d.window(p, toolkit.Request{Op: "drag", Text: "Drag to " + app, Paths: []string{file}})
 	_, err := d.screen.Xdotool("windowmove", "--sync", window, "0", "0")
 	d.must(err)
 	width, height := d.screen.size(window)
@@ -294,19 +313,11 @@ func (d *desktop) dropped(a application, window, file string) {
 	})
 	if err != nil {
 		d.shot("not-dropped")
-		d.Fatalf("%s did not ask for what was dropped: %v", a.id, err)
+		d.Fatalf("%s did not ask for what was dropped: %v", app, err)
 	}
 	(&Dialog{screen: d.screen, window: window}).settled()
 	d.shot("dropped")
-	if slices.Contains(asked, "text/uri-list") {
-		if after := d.documents(a.id); len(after) != len(before) {
-			d.Errorf("%s asked for %q and was given %q, before that %q", a.id, asked, after, before)
-		}
-		table.Set(a.id, "drag", asksForPaths)
-		return
-	}
-	d.await("what was dropped", a.class, a.title)
-	d.works(a.id, "drag")
+	return asked
 }
 
 // wasGiven checks that an app has one file of the host, and no other.

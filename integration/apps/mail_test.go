@@ -2,10 +2,13 @@ package apps
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 const (
@@ -39,9 +42,10 @@ func (d *desktop) leave(name, text string) {
 }
 
 // attaches has a mail program, in whose window a letter is written, attach a file
-// by the portal's dialog, and send it by keys: it arrives, byte for byte, and the
-// program was given no other.
-func (d *desktop) attaches(app, window string, server *MailServer, attach, send []string) {
+// by the portal's dialog, and send it by keys. Another one is dropped on the letter,
+// which the program takes or not. What it took arrives, byte for byte, and it was
+// given no other.
+func (d *desktop) attaches(app, window string, server *MailServer, attach, send []string, takes bool) {
 	d.Helper()
 	chosen, want := d.file("Documents/für Bert.bin", 3*megabyte)
 	d.file("Documents/beside.txt", 10)
@@ -52,6 +56,14 @@ func (d *desktop) attaches(app, window string, server *MailServer, attach, send 
 	w := &Dialog{screen: d.screen, window: window}
 	d.must(w.settled())
 	d.shot("attached")
+	files, all := []string{chosen}, map[string]Received{want.Name: want}
+	dropped, also := d.file("Pictures/a phöto.bin", 123456)
+	if takes {
+		d.drop(app, window, dropped)
+		files, all[also.Name] = append(files, dropped), also
+	} else {
+		d.dropped(application{id: app}, window, dropped)
+	}
 	_, err := d.screen.Xdotool("windowfocus", "--sync", window)
 	d.must(err)
 	_, err = d.screen.Xdotool(append([]string{"key", "--clearmodifiers"}, send...)...)
@@ -59,17 +71,23 @@ func (d *desktop) attaches(app, window string, server *MailServer, attach, send 
 	got, err := server.Attached(mailbox)
 	d.shot("sent")
 	d.must(err)
+	have := map[string]Received{}
 	for name, b := range got {
 		sum := sha256.Sum256(b)
-		if r := (Received{name, int64(len(b)), fmt.Sprintf("%x", sum)}); r != want {
-			d.Errorf("%+v was attached, want %+v", r, want)
-		}
+		have[name] = Received{name, int64(len(b)), hex.EncodeToString(sum[:])}
 	}
-	if len(got) != 1 {
-		d.Errorf("%d files were attached, want 1", len(got))
+	if !maps.Equal(have, all) {
+		d.Errorf("%+v was attached, want %+v", have, all)
 	}
-	d.wasGiven(app, chosen)
+	docs := d.documents(app)
+	slices.Sort(docs)
+	if !slices.Equal(docs, files) {
+		d.Errorf("%s was given %q, want %q", app, docs, files)
+	}
 	d.works(app, "open")
+	if takes {
+		d.works(app, "drag")
+	}
 }
 
 // thunderbird: a person with an account attaches a file to a letter.
@@ -126,7 +144,7 @@ user_pref("mailnews.start_page.enabled", false);
 	window := d.await("the letter", thunderbird.class, "^Write: ")
 	d.shot("letter")
 	d.seesNoHome(ThunderbirdID)
-	d.attaches(ThunderbirdID, window, server, []string{"ctrl+shift+a"}, []string{"ctrl+Return"})
+	d.attaches(ThunderbirdID, window, server, []string{"ctrl+shift+a"}, []string{"ctrl+Return"}, true)
 	stop()
 }
 
@@ -182,6 +200,6 @@ credentials=none
 	_, err = r.AwaitShown("geary", "push button", "^Send$")
 	d.must(err)
 	d.shot("letter")
-	d.attaches(GearyID, window, server, []string{"ctrl+t"}, []string{"ctrl+Return"})
+	d.attaches(GearyID, window, server, []string{"ctrl+t"}, []string{"ctrl+Return"}, false)
 	stop()
 }
