@@ -57,10 +57,12 @@ func (s *Screen) AwaitDialog() (*Dialog, error) {
 const calm = 500 * time.Millisecond
 
 // settled waits until the dialog shows the same for a while.
-func (d *Dialog) settled() error {
+func (d *Dialog) settled() error { return d.settledWithin(dialogLimit) }
+
+func (d *Dialog) settledWithin(limit time.Duration) error {
 	var last string
 	var since time.Time
-	return session.Await(dialogLimit, func() (bool, error) {
+	return session.Await(limit, func() (bool, error) {
 		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
 		if err != nil {
 			return false, err
@@ -73,13 +75,14 @@ func (d *Dialog) settled() error {
 }
 
 // painted waits a little until there is something in a window: programs show it
-// first and paint it then. Some have nothing to paint.
+// first and paint it then. Some have nothing to paint, and some never show the same.
 func (d *Dialog) painted() {
-	session.Await(10*calm, func() (bool, error) {
+	const limit = 10 * calm
+	session.Await(limit, func() (bool, error) {
 		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
 		return err == nil && len(now) > 3 && strings.Count(now, now[:3]) < len(now)/3, nil
 	})
-	d.settled()
+	d.settledWithin(limit)
 }
 
 // Keys presses keys, by their names in X11, which do not end the dialog.
