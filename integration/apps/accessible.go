@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -108,16 +109,24 @@ func (r *Reader) find(from reference, role string, name *regexp.Regexp, states u
 // Await waits until a program, which goes by that name there, has an element of
 // that role whose name matches a regular expression.
 func (r *Reader) Await(program, role, name string) (*Element, error) {
-	return r.await(program, role, name, 0)
+	return r.await(program, "", role, name, 0)
 }
 
 // AwaitShown waits until it can be used and seen as well, which GTK 4 does not
 // tell.
 func (r *Reader) AwaitShown(program, role, name string) (*Element, error) {
-	return r.await(program, role, name, sensitive|showing)
+	return r.await(program, "", role, name, sensitive|showing)
 }
 
-func (r *Reader) await(program, role, name string, states uint32) (*Element, error) {
+// AwaitAsked waits until the same is in a question or a message that a program has a
+// window for. It looks nowhere else: some programs take long to tell of all that they
+// show.
+func (r *Reader) AwaitAsked(program, role, name string) (*Element, error) {
+	return r.await(program, "alert", role, name, sensitive|showing)
+}
+
+// await waits for an element in windows of a role, or in all if that is "".
+func (r *Reader) await(program, window, role, name string, states uint32) (*Element, error) {
 	is, err := regexp.Compile(name)
 	if err != nil {
 		return nil, err
@@ -133,8 +142,14 @@ func (r *Reader) await(program, role, name string, states uint32) (*Element, err
 			if r.call(p, "org.freedesktop.DBus.Properties.Get", accessible, "Name").Store(&title) != nil || title.Value() != program {
 				continue
 			}
-			if found = r.find(p, role, is, states); found != nil {
-				return true, nil
+			below := []reference{p}
+			if window != "" {
+				below = r.windows(p, window)
+			}
+			for _, w := range below {
+				if found = r.find(w, role, is, states); found != nil {
+					return true, nil
+				}
 			}
 		}
 		return false, nil
@@ -143,6 +158,16 @@ func (r *Reader) await(program, role, name string, states uint32) (*Element, err
 		return nil, fmt.Errorf("%s shows no %s %q: %w", program, role, name, err)
 	}
 	return found, nil
+}
+
+// windows lists a program's windows of a role.
+func (r *Reader) windows(program reference, role string) []reference {
+	var all []reference
+	r.call(program, accessible+".GetChildren").Store(&all)
+	return slices.DeleteFunc(all, func(w reference) bool {
+		var is string
+		return r.call(w, accessible+".GetRoleName").Store(&is) != nil || is != role
+	})
 }
 
 // Choose gives a path to the file dialog of the desktop portal's GTK backend,
