@@ -56,6 +56,21 @@ func (s *Screen) AwaitDialog() (*Dialog, error) {
 // says that all of it is there.
 const calm = 500 * time.Millisecond
 
+// errGone is that a window is not there any more.
+var errGone = errors.New("the window has gone")
+
+// pictureLimit is how long it may take to see what a window shows.
+const pictureLimit = 10 * time.Second
+
+// picture is what the window shows, three bytes for each point.
+func (d *Dialog) picture() (string, error) {
+	// That program waits for a window that has gone.
+	if width, _ := d.screen.size(d.window); width == 0 {
+		return "", errGone
+	}
+	return d.screen.run(pictureLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
+}
+
 // settled waits until the dialog shows the same for a while.
 func (d *Dialog) settled() error { return d.settledWithin(dialogLimit) }
 
@@ -63,7 +78,7 @@ func (d *Dialog) settledWithin(limit time.Duration) error {
 	var last string
 	var since time.Time
 	return session.Await(limit, func() (bool, error) {
-		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
+		now, err := d.picture()
 		if err != nil {
 			return false, err
 		}
@@ -78,11 +93,13 @@ func (d *Dialog) settledWithin(limit time.Duration) error {
 // first and paint it then. Some have nothing to paint, and some never show the same.
 func (d *Dialog) painted() {
 	const limit = 10 * calm
-	session.Await(limit, func() (bool, error) {
-		now, err := d.screen.run(dialogLimit, "import", "-window", d.window, "-depth", "8", "rgb:-")
-		return err == nil && len(now) > 3 && strings.Count(now, now[:3]) < len(now)/3, nil
+	err := session.Await(limit, func() (bool, error) {
+		now, err := d.picture()
+		return err == nil && len(now) > 3 && strings.Count(now, now[:3]) < len(now)/3, err
 	})
-	d.settledWithin(limit)
+	if !errors.Is(err, errGone) {
+		d.settledWithin(limit)
+	}
 }
 
 // Keys presses keys, by their names in X11, which do not end the dialog.
