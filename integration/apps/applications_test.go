@@ -2,6 +2,7 @@ package apps
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -37,6 +38,8 @@ type application struct {
 	// ready, if any, is a button that it shows when it has started, which its first
 	// window does not say.
 	ready string
+	// lock, if any, is a file that it makes beside one that it opens.
+	lock string
 	// left are files, below the app's own directory, as an earlier start leaves
 	// them.
 	left  map[string]string
@@ -92,6 +95,7 @@ var applications = []application{
 	},
 	{
 		id: "org.libreoffice.LibreOffice", class: "libreoffice|[Ss]office", file: "letter.rtf", title: "^letter.rtf",
+		lock:    ".~lock.letter.rtf#",
 		program: "soffice", ready: "^Open File$", ownOpenKeys: []string{"ctrl+o"}, ownSaveKeys: []string{"ctrl+shift+s"},
 	},
 	{
@@ -237,6 +241,9 @@ func (a application) test(d *desktop) {
 	if len(a.ownOpenKeys) > 0 && !d.Failed() {
 		table.Set(a.id, "open", ownDialog)
 	}
+	if a.lock != "" {
+		d.locked(a, window, chosen)
+	}
 	if a.sound {
 		d.works(a.id, "sound")
 	}
@@ -318,6 +325,22 @@ func (d *desktop) drop(app, window, file string) []string {
 	(&Dialog{screen: d.screen, window: window}).settled()
 	d.shot("dropped")
 	return asked
+}
+
+// locked checks that an application has opened a file to write, and has its lock
+// beside it in its own view, which is a hidden file of the host's.
+func (d *desktop) locked(a application, window, file string) {
+	d.Helper()
+	pattern := filepath.Join(d.Runtime, "doc/by-app", a.id, "*", a.lock)
+	if locks, err := filepath.Glob(pattern); len(locks) != 1 || err != nil {
+		d.Errorf("its locks are %q (%v)", locks, err)
+	}
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(file), a.lock)); !errors.Is(err, os.ErrNotExist) {
+		d.Errorf("its lock is on the host: %v", err)
+	}
+	if title, err := d.screen.Xdotool("getwindowname", window); err != nil || strings.Contains(title, "read-only") {
+		d.Errorf("its window is %q (%v)", title, err)
+	}
 }
 
 // wasGiven checks that an app has one file of the host, and no other.

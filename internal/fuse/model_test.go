@@ -258,8 +258,11 @@ type model struct {
 	modelJob
 	rnd  chooser
 	open [][2]int
-	log  []string
-	err  error
+	// unwritten: there may be space that was allocated but not written to, which
+	// the file system of the host calls data as soon as somebody has read it.
+	unwritten bool
+	log       []string
+	err       error
 }
 
 // newModel is the n-th stream of a job. It starts with nothing but an empty
@@ -476,6 +479,7 @@ func (m *model) step() {
 		})
 	case 20:
 		mode := []uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE}[m.rnd.IntN(4)]
+		m.unwritten = m.unwritten || mode&unix.FALLOC_FL_PUNCH_HOLE == 0
 		m.onHandle(fmt.Sprintf("fallocate %d %d %d", mode, off, size), func(fd int) outcome {
 			return outcome{"", unix.Fallocate(fd, mode, off, int64(size))}
 		})
@@ -493,6 +497,9 @@ func (m *model) step() {
 				return outcome{"", err}
 			}
 			_, err := unix.Seek(fd, off, whence)
+			if m.unwritten && whence == unix.SEEK_DATA && off < st.Size && err == unix.ENXIO {
+				err = nil
+			}
 			return outcome{"", err}
 		})
 	case 22:
