@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"docportal/dbus"
 	"docportal/internal/bus"
 	"docportal/internal/documents"
 	"docportal/internal/identity"
@@ -241,7 +243,8 @@ func (d *daemon) permissions() *bus.Interface {
 	return i
 }
 
-// watched notes each call, and refuses it where everything is refused.
+// watched notes each call and what is decided of it, and refuses it where
+// everything is refused.
 func (d *daemon) watched(i *bus.Interface) *bus.Interface {
 	for n := range i.Methods {
 		handle := i.Methods[n].Handle
@@ -251,12 +254,42 @@ func (d *daemon) watched(i *bus.Interface) *bus.Interface {
 			default:
 			}
 			if _, err := d.openedStore(); err != nil {
-				return nil, bus.Failed("%s", err)
+				err = bus.Failed("%s", err)
+				d.decided(ctx, c, nil, err)
+				return nil, err
 			}
-			return handle(ctx, c)
+			out, err := handle(ctx, c)
+			d.decided(ctx, c, out, err)
+			return out, err
 		}
 	}
 	return i
+}
+
+// decided logs a decision: who asked for what, and why not. The key of a transfer
+// is all that somebody needs to get its files, and is in no log; nor is the data
+// of a permission, which is its owner's.
+func (d *daemon) decided(ctx context.Context, c *bus.Call, out []any, err error) {
+	if !d.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attrs := []any{"method", c.Interface + "." + c.Member, "caller", c.Sender}
+	if c.Caller != nil {
+		attrs = append(attrs, "app", c.Caller.App)
+	}
+	if c.Interface != dbus.FileTransfer {
+		if words := c.Words(); len(words) > 0 {
+			attrs = append(attrs, "of", words)
+		}
+	}
+	if err != nil {
+		d.log.Debug("refused", append(attrs, "reason", err)...)
+		return
+	}
+	if c.Interface == dbus.Documents && strings.HasPrefix(c.Member, "Add") && len(out) > 0 {
+		attrs = append(attrs, "document", out[0])
+	}
+	d.log.Debug("allowed", attrs...)
 }
 
 // openStore opens the store and lets the waiting calls go. Who has the names

@@ -99,6 +99,16 @@ func (c *Call) Scan(dst ...any) {
 	}
 }
 
+// Words are the arguments of the type s, in their order.
+func (c *Call) Words() (words []string) {
+	for _, v := range c.body {
+		if w, ok := v.(string); ok {
+			words = append(words, w)
+		}
+	}
+	return words
+}
+
 // File returns the descriptor that i refers to. It stays the call's own and is
 // closed after the handler has returned; the handler duplicates it to keep it.
 // ok is false if the message has no such descriptor.

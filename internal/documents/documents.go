@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"docportal/internal/bus"
@@ -128,6 +129,16 @@ func hostOnly(c *identity.Caller, method string) error {
 	return nil
 }
 
+// cause is what is behind an error, without the names of files that the error
+// has: they are the person's, and only --verbose tells of them.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
 // failure turns an error of the store or the mount into the reply's. Errors of
 // the bus pass as they are.
 func (s *Service) failure(err error) error {
@@ -143,7 +154,7 @@ func (s *Service) failure(err error) error {
 	case errors.Is(err, errNone):
 		return bus.NotFound("no such document")
 	default:
-		s.log.Warn("call failed", "reason", err)
+		s.log.Warn("call failed", "reason", cause(err))
 		return bus.Failed("%s", err)
 	}
 }

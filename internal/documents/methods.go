@@ -52,18 +52,11 @@ func bytesValue(b []byte) bus.Value {
 	return bus.Value{Signature: "ay", Data: append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...)}
 }
 
-// handler is the one place where errors become replies, and where decisions
-// are logged.
+// handler is the one place where errors become replies.
 func (s *Service) handler(h bus.Handler) bus.Handler {
 	return func(ctx context.Context, c *bus.Call) ([]any, error) {
 		out, err := h(ctx, c)
-		err = s.failure(err)
-		if err != nil {
-			s.log.Debug("refused", "method", c.Member, "caller", c.Sender, "app", c.Caller.App, "reason", err)
-		} else {
-			s.log.Debug("done", "method", c.Member, "caller", c.Sender, "app", c.Caller.App)
-		}
-		return out, err
+		return out, s.failure(err)
 	}
 }
 

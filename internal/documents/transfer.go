@@ -376,11 +376,13 @@ func (s *Service) retrieve(ctx context.Context, tr *transfer, to *identity.Calle
 	for _, f := range files {
 		rec, err := s.again(m, &f)
 		if err != nil {
-			s.log.Warn("a file of a transfer is left out", "from", tr.owner.App, "path", f.rec.path, "reason", err)
+			s.log.Warn("a file of a transfer is left out", "from", tr.owner.App, "reason", cause(err))
+			s.log.Debug("left out of a transfer", "path", f.rec.path, "reason", err)
 			continue
 		}
 		if !utf8.ValidString(rec.path) {
-			s.log.Warn("a file of a transfer is left out: its name is not UTF-8", "from", tr.owner.App, "path", f.rec.path)
+			s.log.Warn("a file of a transfer is left out: its name is not UTF-8", "from", tr.owner.App)
+			s.log.Debug("left out of a transfer", "path", f.rec.path)
 			continue
 		}
 		paths = append(paths, rec.path)

@@ -41,12 +41,23 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofus
 	return status(fs.opened(n, fd, in.Flags, out))
 }
 
+// access says what an open is for.
+func access(flags uint32) string {
+	if changes(flags) {
+		return "write"
+	}
+	return "read"
+}
+
 // opened makes a handle of the regular file fd, which it takes over.
 func (fs *filesystem) opened(n *node, fd int, flags uint32, out *gofuse.OpenOut) syscall.Errno {
 	st, errno := statFD(fd)
 	if errno != 0 {
 		unix.Close(fd)
 		return errno
+	}
+	if fs.verbose {
+		fs.log.Debug("allowed", "app", n.view.app, "document", n.view.id, "to", access(flags))
 	}
 	h := &handle{n: n, d: newDescriptor(fd), flags: int(flags)}
 	if changes(flags) {

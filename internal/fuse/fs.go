@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ type filesystem struct {
 
 	docs     Documents
 	log      *slog.Logger
+	verbose  bool // decisions are logged
 	nodes    *table
 	cache    cache
 	handles  handleTable
@@ -56,6 +58,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		docs:          docs,
 		log:           log,
+		verbose:       log.Enabled(context.Background(), slog.LevelDebug),
 		nodes:         newTable(epoch, st),
 		uid:           uid,
 		gid:           gid,
@@ -83,6 +86,7 @@ func status(e syscall.Errno) gofuse.Status { return gofuse.Status(e) }
 func (fs *filesystem) visible(n *node) (*docState, syscall.Errno) {
 	s := n.view.state()
 	if !s.visible {
+		fs.refused(n.view.app, n.view.id, "it may not see the document any more")
 		return nil, syscall.EACCES
 	}
 	return s, 0
@@ -95,9 +99,17 @@ func (fs *filesystem) writable(n *node) (*docState, syscall.Errno) {
 	}
 	s := n.view.state()
 	if !s.visible || !s.access.Write {
+		fs.refused(n.view.app, n.view.id, "it may not write to the document")
 		return nil, syscall.EACCES
 	}
 	return s, 0
+}
+
+// refused logs a decision.
+func (fs *filesystem) refused(app, document, reason string) {
+	if fs.verbose {
+		fs.log.Debug("refused", "app", app, "document", document, "reason", reason)
+	}
 }
 
 // descriptor returns a descriptor of what n stands for, which the caller puts
@@ -246,6 +258,7 @@ func always(out *gofuse.EntryOut) {
 func (fs *filesystem) lookupDocument(parent *node, id string, out *gofuse.EntryOut) syscall.Errno {
 	doc, a, ok := fs.docs.Document(parent.app, id)
 	if !ok || !a.Read {
+		fs.refused(parent.app, id, "it may not see such a document")
 		return syscall.ENOENT
 	}
 	n := fs.nodes.lookDoc(parent, id, fs)

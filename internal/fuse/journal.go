@@ -51,7 +51,7 @@ func openJournal(path string, stay bool, host *opener, warn func(msg string, arg
 		}
 		errno := t.remove(host)
 		if errno != 0 && errno != syscall.ENOENT {
-			warn("a temporary file of an earlier run stays behind", "directory", t.doc.Dir, "file", t.hidden, "error", errno)
+			warn("a temporary file of an earlier run stays behind", "document", t.doc.ID, "file", t.hidden, "error", errno)
 		}
 	}
 	j := &journal{f: f, warn: warn}
