@@ -188,34 +188,14 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 	must(t, unmount.Start())
 	var old unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
-	// This process is the server and the client.
-	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 200, Max: old.Max}))
-	var taken []int
-	free := func() {
-		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
-		for _, fd := range taken {
-			unix.Close(fd)
-		}
-		taken = nil
-	}
+	// This process is the server and the client. Whatever is closed meanwhile, no
+	// number below the limit is free.
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1, Max: old.Max}))
+	free := func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
 	defer free()
-	// The server keeps some open for a while: what it gives back is taken, too.
-	take := func() {
-		for {
-			fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return
-			}
-			taken = append(taken, fd)
-		}
-	}
 	b := make([]byte, 4)
-	refused := 0
 	for n := range 20 {
-		take()
-		if err := unix.Mkdir(r.in(testApp, "d1", "tree", fmt.Sprint("new", n)), 0o700); err == unix.EMFILE {
-			refused++
-		} else if err != nil {
+		if err := unix.Mkdir(r.in(testApp, "d1", "tree", fmt.Sprint("new", n)), 0o700); err != unix.EMFILE {
 			t.Errorf("what needs a descriptor: %v", err)
 		}
 		if n, err := unix.Pread(fd, b, 0); n != 4 || err != nil {
@@ -230,16 +210,13 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 	must(t, unmount.Wait())
 	select {
 	case <-other.view.Done():
-	case <-time.After(slow):
+	case <-time.After(patience):
 		t.Error("an unmount was not noticed")
 	}
 	select {
 	case <-r.view.Done():
 		t.Error("another's unmount was taken for one's own")
 	default:
-	}
-	if refused == 0 {
-		t.Error("nothing was refused; this shows nothing")
 	}
 	free()
 	wantContent(t, p, "text")

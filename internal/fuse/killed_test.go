@@ -20,6 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// patience is how long a test waits for what comes at once, or never.
+const patience = 5 * time.Second
+
 const victimVariable = "DOCPORTAL_TEST_VICTIM"
 
 // operations are what clients are killed in: each is prepared below dir, a
@@ -426,8 +429,8 @@ func TestClientsAreKilledInEachOperation(t *testing.T) {
 		}
 		select {
 		case <-c.dead:
-		case <-time.After(slow):
-			t.Errorf("%s, step %d: it is not dead after %v, but in %s", op, step, slow, c.where())
+		case <-time.After(patience):
+			t.Errorf("%s, step %d: it is not dead after %v, but in %s", op, step, patience, c.where())
 		}
 		return true
 	}
@@ -556,8 +559,8 @@ func TestAFrozenServer(t *testing.T) {
 		leave[i].cmd.Process.Kill()
 		select {
 		case <-leave[i].dead:
-		case <-time.After(slow):
-			t.Errorf("%s: it is not dead after %v, but in %s", op, slow, leave[i].where())
+		case <-time.After(patience):
+			t.Errorf("%s: it is not dead after %v, but in %s", op, patience, leave[i].where())
 		}
 	}
 	must(t, syscall.Kill(server, syscall.SIGCONT))
@@ -598,7 +601,7 @@ func TestAStoppedClientHoldsUpNobody(t *testing.T) {
 			t.Error(err)
 		}
 		r.view.Invalidate("d1")
-		if took := time.Since(start); took > slow {
+		if took := time.Since(start); took > patience {
 			t.Errorf("round %d: it took %v", round, took)
 		}
 		for _, c := range all {

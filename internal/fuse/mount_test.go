@@ -316,7 +316,7 @@ func TestAServerThatDiesWhileItMounts(t *testing.T) {
 				if given == further {
 					t.Errorf("the connection was given up: %v", given)
 				}
-			case <-time.After(slow):
+			case <-time.After(patience):
 				detach(dir)
 				t.Fatal("it waits")
 			}
