@@ -200,7 +200,23 @@ func (h *heralds) entry(parent uint64, name string) {
 	h.write(append(append(b, name...), 0))
 }
 
-// dupDevice duplicates the connection.
-func dupDevice(device *os.File) (int, error) {
-	return unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+// cloneDevice opens the connection once more (FUSE_DEV_IOC_CLONE, linux/fuse.h).
+// The kernel keeps what was received by one such device apart from the others:
+// when nobody has that one any more, what was not answered fails, although a
+// thread that waits in a notice has the connection still. So the thread goes on and
+// can end. Where the device cannot be opened it is the same one.
+func cloneDevice(device *os.File) (int, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	}
+	if unix.IoctlSetPointerInt(fd, fuseClone, int(device.Fd())) != nil {
+		unix.Close(fd)
+		return unix.FcntlInt(device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	}
+	return fd, nil
 }
+
+// fuseClone is FUSE_DEV_IOC_CLONE, _IOR(229, 0, uint32_t), but on machines where
+// these numbers are made in another way and are refused.
+const fuseClone = 0x8004e500

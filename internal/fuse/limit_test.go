@@ -17,9 +17,10 @@ import (
 // gated are documents on which every question hangs while the gate is shut.
 type gated struct {
 	*fakeDocuments
-	shut atomic.Bool
-	mu   sync.Mutex
-	open chan struct{}
+	shut    atomic.Bool
+	waiting atomic.Int32 // who asks
+	mu      sync.Mutex
+	open    chan struct{}
 }
 
 func (g *gated) close() {
@@ -45,6 +46,8 @@ func (g *gated) Document(app, id string) (*Document, Access, bool) {
 		g.mu.Lock()
 		open := g.open
 		g.mu.Unlock()
+		g.waiting.Add(1)
+		defer g.waiting.Add(-1)
 		<-open
 	}
 	return g.fakeDocuments.Document(app, id)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -46,6 +47,7 @@ type survivorSettings struct {
 	Mount, Journal string
 	NoResend       bool
 	AskItself      bool              // the server uses its own mount
+	Invalidate     string            // a document of which the kernel is told to forget all, at SIGUSR2
 	Files          map[string]string // document id to host path; all for testApp, to write
 }
 
@@ -107,6 +109,13 @@ func surviving(text string) int {
 			}()
 		}
 	}
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR2)
+	go func() { // ends with the process
+		for range told {
+			v.Invalidate(s.Invalidate)
+		}
+	}()
 	<-server.Ended()
 	v.Unmount()
 	return 0
@@ -122,6 +131,7 @@ func newSurvivor(t *testing.T, settings survivorSettings) *survivor {
 	s.cmd = exec.Command("/proc/self/exe")
 	s.cmd.Env = append(os.Environ(), survivorVariable+"="+string(text))
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	s.cmd.WaitDelay = time.Second // a thread that cannot end has its output open
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, s.cmd.Start())
 	t.Cleanup(func() {
@@ -610,4 +620,94 @@ func TestAServerThatWaitsForItselfEnds(t *testing.T) {
 	if !strings.Contains(s.log.String(), "cannot end") {
 		t.Error("it never did; this shows nothing")
 	}
+}
+
+// TestNobodyIsLeftByKeeperAndServer: both are killed at once while a notice waits
+// for a directory in which somebody looks for a name, an answer that nobody gives
+// any more. Who looks gets an error, and the thread that waits can end: nothing is
+// left that cannot be killed, and no mount that seems to live.
+func TestNobodyIsLeftByKeeperAndServer(t *testing.T) {
+	for range 10 {
+		if nobodyIsLeft(t) || t.Failed() {
+			return
+		}
+	}
+	t.Error("no notice waited; this shows nothing")
+}
+
+// nobodyIsLeft is one attempt. It reports whether a notice came to wait.
+func nobodyIsLeft(t *testing.T) bool {
+	r, g := newHangingRig(t)
+	d := r.docs.docs["hung"]
+	s := newSurvivor(t, survivorSettings{Invalidate: "d1", Files: map[string]string{"d1": d.Dir}})
+	dir := s.in("d1", "tree")
+	dev, err := deviceAt(s.settings.Mount)
+	must(t, err)
+	t.Cleanup(func() {
+		g.release()
+		if t.Failed() {
+			abort(dev) // or what went wrong stays as long as the machine
+		}
+	})
+	open, err := os.Open(filepath.Join(dir, "file.txt")) // of which the kernel is told to forget the name
+	must(t, err)
+	defer open.Close()
+	// It looks for a name in the directory that it is in, which it locks for that.
+	reader := exec.Command("sh", "-c", "echo there; read go; exec cat other")
+	reader.Dir = dir
+	tell, err := reader.StdinPipe()
+	must(t, err)
+	out, err := reader.StdoutPipe()
+	must(t, err)
+	must(t, reader.Start())
+	_, err = io.ReadFull(out, make([]byte, len("there\n")))
+	must(t, err)
+	g.close()
+	io.WriteString(tell, "go\n")
+	server := s.server()
+	// A thread with a table of its own, of few descriptors.
+	waits := func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", server))
+		for _, task := range tasks {
+			stat, _ := os.ReadFile(task + "/stat")
+			fds, _ := os.ReadDir(task + "/fd")
+			if _, state, _ := strings.Cut(string(stat), ") "); strings.HasPrefix(state, "D") && len(fds) > 0 && len(fds) < 7 {
+				return true
+			}
+		}
+		return false
+	}
+	eventually(t, "who reads waits", func() bool { return g.waiting.Load() > 0 })
+	syscall.Kill(server, syscall.SIGUSR2)
+	for end := time.Now().Add(time.Second); !waits(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			g.release()
+			reader.Wait()
+			return false
+		}
+	}
+	s.cmd.Process.Kill()
+	syscall.Kill(server, syscall.SIGKILL)
+	s.once.Do(func() { s.cmd.Wait() })
+	if !waits() {
+		t.Fatal("no notice waits; this shows nothing")
+	}
+	g.release() // what the server itself waits for is another's
+	ended := make(chan struct{})
+	go func() { reader.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		reader.Process.Kill()
+		t.Error("who reads still waits")
+	}
+	eventually(t, "the server has gone", func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", server))
+		return len(tasks) <= 1 && !waits() // of who is dead one thread is left until that is noticed
+	})
+	if state, _ := look(s.settings.Mount); state != mountDead {
+		t.Errorf("the mount is %v", state)
+	}
+	must(t, detach(s.settings.Mount)) // as the next instance does
+	return true
 }

@@ -304,7 +304,7 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 		done:   make(chan struct{}),
 	}
 	v.notices.view = v
-	own, err := dupDevice(device)
+	own, err := cloneDevice(device)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
