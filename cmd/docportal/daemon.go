@@ -399,7 +399,9 @@ func (d *daemon) close() {
 		d.conn.Drain(ctx)
 		cancel()
 	}
-	if !stays {
+	if stays {
+		d.docs.Leave()
+	} else {
 		if err := d.docs.Close(); err != nil {
 			d.log.Error("cannot unmount", "reason", err)
 		}

@@ -70,6 +70,7 @@ type Service struct {
 	log          *slog.Logger
 	maxDocuments int
 	generation   atomic.Uint64 // changes with every change of a document
+	left         atomic.Bool   // another server is about to have the store and the view
 	transfers    transfers
 
 	// asking has a place for each call that may look into what its target can

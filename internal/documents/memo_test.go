@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -331,4 +332,38 @@ func FuzzNote(f *testing.F) {
 			t.Errorf("%+v is read as %+v, %v", k, same, err)
 		}
 	})
+}
+
+// TestWhatIsLeftToAnotherServerIsNotAnswered: a server that has closed its store
+// for another one tells nobody that there are no documents.
+func TestWhatIsLeftToAnotherServerIsNotAnswered(t *testing.T) {
+	k := &keeping{t: t}
+	s, _, err := k.service(nil) // whose store cannot be read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { k.f.Close() }()
+	id := newID()
+	questions := []func(){
+		func() { s.Document(appA, id) },
+		func() { s.List(appA) },
+		func() { s.List("") },
+		func() { s.Apps() },
+	}
+	for _, ask := range questions {
+		ask()
+	}
+	s.Leave()
+	answered := make(chan int)
+	for n, ask := range questions {
+		go func() { // ends with the process
+			ask()
+			answered <- n
+		}()
+	}
+	select {
+	case n := <-answered:
+		t.Errorf("question %d was answered", n)
+	case <-time.After(100 * time.Millisecond):
+	}
 }

@@ -10,6 +10,19 @@ import (
 	"docportal/internal/permstore"
 )
 
+// Leave is called before the store is closed while the file view stays for another
+// server: what the view cannot be told any more that one is asked again, when
+// this process has gone.
+func (s *Service) Leave() { s.left.Store(true) }
+
+// orLeft is for who could not read the store. It does not return if that is
+// because another server has it.
+func (s *Service) orLeft() {
+	if s.left.Load() {
+		select {} // ends with the process
+	}
+}
+
 // Generation implements fuse.Documents.
 func (s *Service) Generation() uint64 { return s.generation.Load() }
 
@@ -17,6 +30,7 @@ func (s *Service) Generation() uint64 { return s.generation.Load() }
 func (s *Service) Document(app, id string) (*fuse.Document, fuse.Access, bool) {
 	d, err := s.get(id)
 	if err != nil {
+		s.orLeft()
 		// Who cannot be shown to have access has none.
 		s.log.Warn("store cannot be read", "document", id, "reason", err)
 		return nil, fuse.Access{}, false
@@ -47,6 +61,7 @@ func (s *Service) List(app string) []string {
 		}
 	})
 	if err != nil {
+		s.orLeft()
 		s.log.Warn("store cannot be read", "reason", err)
 	}
 	slices.Sort(ids)
@@ -144,6 +159,7 @@ func (s *Service) Apps() []string {
 		})
 	}
 	if err != nil {
+		s.orLeft()
 		s.log.Warn("store cannot be read", "reason", err)
 	}
 	for _, app := range s.runningApps() {
