@@ -70,8 +70,12 @@ func TestEverythingAtOnce(t *testing.T) {
 		switch now := time.Now(); {
 		case now.After(nextRestart):
 			nextRestart = now.Add(restart)
-			restarts++
-			syscall.Kill(keeper, syscall.SIGUSR1)
+			if restarts++; restarts%3 == 0 {
+				keeper = replace(t, s)
+				f.keeper = keeper
+			} else {
+				syscall.Kill(keeper, syscall.SIGUSR1)
+			}
 		case now.After(nextFault):
 			nextFault = now.Add(fault)
 			seen = append(seen, statusOf(t, s))
@@ -101,6 +105,30 @@ func TestEverythingAtOnce(t *testing.T) {
 	}
 	if late.Memory > 40<<20 || late.KeeperMemory > 4<<20 || late.Descriptors > 96 {
 		t.Error("it has grown from the beginning")
+	}
+}
+
+// replace has another instance take over, and returns its keeper.
+func replace(t *testing.T, s *session.Session) (keeper int) {
+	t.Helper()
+	start := time.Now()
+	cmd := s.Command("docportal", "--replace")
+	if err := s.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	go cmd.Wait() // it ends with the session
+	for {
+		owner, err := s.Owner(documentsName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner == cmd.Process.Pid {
+			return owner
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("the name belongs to %d, not %d, after %v", owner, cmd.Process.Pid, time.Since(start))
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
