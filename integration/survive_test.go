@@ -98,7 +98,7 @@ func startCrew(t *testing.T, s *session.Session, work, limit time.Duration) *cre
 		do(t, app, wire.Request{Op: "stat", Path: filepath.Join(view, "kept")}) // it has begun
 		c.dirs = append(c.dirs, dir)
 		c.group.Go(func() {
-			a, err := app.Do(wire.Request{Op: "work", Path: view, Name: "w", Data: work.String()})
+			a, err := app.DoFor(work, wire.Request{Op: "work", Path: view, Name: "w", Data: work.String()})
 			if err != nil || a.Err != "" {
 				t.Errorf("%s: %v, %s", id, err, a.Err)
 			}

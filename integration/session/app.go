@@ -102,14 +102,17 @@ func (s *Session) startApp(id string, pathFirst, options []string) (_ *App, err 
 
 // Do has the program do something and returns what came of it. An error is one
 // of the sandbox; what the program itself could not do stands in the answer.
-func (a *App) Do(r wire.Request) (wire.Answer, error) {
+func (a *App) Do(r wire.Request) (wire.Answer, error) { return a.DoFor(0, r) }
+
+// DoFor is Do for what is to take some time.
+func (a *App) DoFor(some time.Duration, r wire.Request) (wire.Answer, error) {
 	var answer wire.Answer
 	b, err := json.Marshal(r)
 	if err != nil {
 		return answer, err
 	}
 	// A program that hangs is ended, which ends the reading.
-	t := time.AfterFunc(patience, func() { a.Cmd.Process.Kill() })
+	t := time.AfterFunc(some+patience, func() { a.Cmd.Process.Kill() })
 	defer t.Stop()
 	if _, err := a.in.Write(append(b, '\n')); err != nil {
 		return answer, fmt.Errorf("the sandboxed program is gone: %w", err)
