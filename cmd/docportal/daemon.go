@@ -401,10 +401,8 @@ func (d *daemon) close() {
 	}
 	if stays {
 		d.docs.Leave()
-	} else {
-		if err := d.docs.Close(); err != nil {
-			d.log.Error("cannot unmount", "reason", err)
-		}
+	} else if err := d.docs.Close(); err != nil {
+		d.log.Error("cannot unmount", "reason", err)
 	}
 	if d.store != nil {
 		if err := d.store.Close(); err != nil {
