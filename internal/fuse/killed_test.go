@@ -218,7 +218,10 @@ type attempt struct {
 func newAttempt(t *testing.T, op, dir, file string) *attempt {
 	t.Helper()
 	c := &attempt{cmd: exec.Command("/proc/self/exe"), said: make(chan string, 1), dead: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", victimVariable+"="+strings.Join([]string{op, dir, file}, "\n"))
+	// Without the signals that Go's runtime sends its own threads: after any
+	// signal the kernel waits for the answer in state D, as far as proc(5) tells,
+	// although a deadly one still ends that.
+	c.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "GODEBUG=asyncpreemptoff=1", victimVariable+"="+strings.Join([]string{op, dir, file}, "\n"))
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := c.cmd.StdinPipe()
 	must(t, err)
