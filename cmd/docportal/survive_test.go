@@ -270,3 +270,76 @@ func TestServerThatCrashes(t *testing.T) {
 	}
 	s.terminate()
 }
+
+// TestAnotherVersion: one that does not agree with the kernel as the server before
+// it did, or does not know what that one has left, gives the view up, so that
+// nobody waits for it, and mounts afresh. What is changed here is what is left.
+func TestAnotherVersion(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		at   int64 // where the memory is changed
+	}{
+		{"form", 0},
+		{"answer", 2048 + 16 + 20}, // max_write (linux/fuse.h)
+		{"size", 56},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSession(t)
+			doc := s.mustMount(s.conn)
+			keeper := s.owner(s.conn, permstore.Name, 0)
+			f := filepath.Join(s.dir, "f")
+			os.WriteFile(f, []byte("text"), 0o600)
+			p := filepath.Join(doc, s.add(s.conn, f), "f")
+			open, err := os.Open(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer open.Close()
+			memory := keptView(t, keeper)
+			b := make([]byte, 1)
+			memory.ReadAt(b, c.at)
+			b[0]++
+			if _, err := memory.WriteAt(b, c.at); err != nil {
+				t.Fatal(err)
+			}
+			memory.Close()
+			server := serverOf(keeper)
+			syscall.Kill(keeper, syscall.SIGUSR1)
+			s.await("another server", func() bool { pid := serverOf(keeper); return pid != 0 && pid != server })
+			s.await("the end of the connection", func() bool {
+				_, err := open.ReadAt(make([]byte, 4), 0)
+				return errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED)
+			})
+			s.mustMount(s.conn)
+			if text, err := os.ReadFile(p); err != nil || string(text) != "text" {
+				t.Errorf("mounted afresh: %q, %v", text, err)
+			}
+			if pid := s.pid(s.conn, documents.Name); pid != keeper {
+				t.Errorf("the name belongs to %d, not %d", pid, keeper)
+			}
+			// The next one agrees again.
+			s.killServer(keeper, syscall.SIGKILL)
+			if text, err := os.ReadFile(p); err != nil || string(text) != "text" {
+				t.Errorf("the server after it: %q, %v", text, err)
+			}
+			s.terminate()
+		})
+	}
+}
+
+// keptView is the memory of the file view that a keeper has for the next server.
+func keptView(t *testing.T, keeper int) *os.File {
+	t.Helper()
+	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", keeper))
+	for _, fd := range all {
+		if to, _ := os.Readlink(fd); strings.HasPrefix(to, "/memfd:docportal-view ") {
+			f, err := os.OpenFile(fd, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+	}
+	t.Fatal("the keeper has no view")
+	return nil
+}
