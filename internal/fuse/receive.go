@@ -20,7 +20,7 @@ const (
 	// maxReceiving is how many buffers have all the pages that a request may need;
 	// that many are hardly ever in use. More than that, as somebody may bring
 	// about who makes a thousand requests at once, have those for names.
-	maxReceiving = 16
+	maxReceiving = 16 + maxDropped
 	// Of a request without data the largest is one to set an extended attribute.
 	valueSize = 64<<10 + nameSize
 	// Structures, and two names.
