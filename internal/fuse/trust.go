@@ -34,10 +34,12 @@ import (
 const keepTime = 24 * time.Hour
 
 // directoryTime is for how long it may keep that of a directory inside one. Where
-// there is no directory any more it answers some calls with EISDIR or EPERM by
-// itself: unlink(2), link(2) from there, and open(2) with O_CREAT. Asking for all
-// names again costs a walk through a large tree a third of its time.
-const directoryTime = 10 * time.Second
+// there is no directory any more some calls are answered by the kernel itself for so
+// long: unlink(2), open(2) to write or create, truncate(2), readlink(2), link(2)
+// from there and rename(2) over a file. No time at all costs git status three times
+// the look-ups, a walk through a path of five directories seven times; of a second
+// nothing is felt.
+const directoryTime = time.Second
 
 // walkTime is for how long a thread that was told ESTALE counts as one that
 // walks its path again.

@@ -287,50 +287,98 @@ func TestATreeRemovedOnTheHostIsMadeAgain(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoDirectoryAnyMore: some calls the kernel answers by the name that it
-// keeps, and asks nobody, so that they see what the host has done after a moment
-// only.
+// forget forgets all walks.
+func (w *walks) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.byTask)
+	w.known.Store(0)
+}
+
+// byKeptName are the calls that the kernel answers by itself if it believes that
+// their name is a directory's.
+var byKeptName = []string{
+	"unlink", "readlink", "truncate 0", "truncate 3", "truncate 100", "truncate 4611686018427387904",
+	"open with O_WRONLY", "open with O_RDWR", "open with O_TRUNC", "open with O_RDONLY O_TRUNC", "open with O_APPEND", "open with O_SYNC", "open with O_DIRECT",
+	"open with O_CREAT", "open with O_CREAT O_RDONLY", "open with O_CREAT O_TRUNC", "open with O_CREAT O_NOFOLLOW",
+	"open with O_PATH", "open with O_PATH O_NOFOLLOW", // what is done with that is exact
+	"link", "linkat with AT_SYMLINK_FOLLOW", "rename over a file",
+	// These are refused in any case, for another reason.
+	"link over a file", "linkat with AT_SYMLINK_FOLLOW over a file", "rename with NOREPLACE over a file", "utimensat bad", "utimensat of a link bad",
+}
+
+// TestWhatIsNoDirectoryAnyMore: the host replaces a directory, whose name the kernel
+// keeps, by something else, and an app uses that name in each way there is. All is
+// as on the host, but for the calls that the kernel answers by the name that it
+// keeps: those are so for as long as it does.
 func TestWhatIsNoDirectoryAnyMore(t *testing.T) {
-	calls := map[string]func(p string) error{
-		"unlink":    unix.Unlink,
-		"create":    func(p string) error { return openClose(p, os.O_CREATE|os.O_WRONLY) },
-		"link from": func(p string) error { return unix.Link(p, p+"2") },
-		// These are exact.
-		"open": func(p string) error { return openClose(p, os.O_RDONLY) },
-		"exchange": func(p string) error {
-			return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, p+"3", unix.RENAME_EXCHANGE)
-		},
-		"rename":    func(p string) error { return unix.Rename(p, p+"2") },
-		"rename to": func(p string) error { return unix.Rename(p+"3", p) },
+	if directoryTime > time.Second {
+		t.Errorf("names of directories are kept for %v", directoryTime)
 	}
-	exact := []string{"open", "exchange", "rename", "rename to"}
-	r := newRig(t)
-	r.view.fs.directoryTime = 200 * time.Millisecond
-	host, view := r.nested()
-	var wg sync.WaitGroup
-	for what, call := range calls {
-		dir := filepath.Join(host, what)
-		must(t, os.MkdirAll(filepath.Join(dir, "a"), 0o755))
-		must(t, os.WriteFile(filepath.Join(dir, "a3"), nil, 0o600))
-		seen := filepath.Join(view, what, "a")
-		_, err := os.ReadDir(seen)
-		must(t, err)
-		must(t, os.Remove(filepath.Join(dir, "a")))
-		must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("file"), 0o600))
-		if err = call(seen); slices.Contains(exact, what) || err == nil {
-			must(t, err)
-			continue
+	calls := rules()
+	for what, f := range rulePairOps {
+		calls[what] = func(p string) (string, error) { return "", f(p, p+".new") }
+		calls[what+" over a file"] = func(p string) (string, error) { return "", f(p, p+".file") }
+		calls[what+" of a file to it"] = func(p string) (string, error) { return "", f(p+".file", p) }
+	}
+	for _, kept := range []time.Duration{time.Hour, 200 * time.Millisecond} {
+		r := newRig(t)
+		r.view.fs.directoryTime = kept
+		tree, view := r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+		native := r.dir("native")
+		var wg sync.WaitGroup
+		for i, now := range []string{"nothing", "a file", "a link to a file", "a pipe"} {
+			for what, call := range calls {
+				delayed := slices.Contains(byKeptName, what)
+				if !delayed && kept != time.Hour {
+					continue
+				}
+				name := fmt.Sprint(i, " ", what)
+				seen := filepath.Join(view, name)
+				for _, dir := range []string{native, tree} {
+					must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+					must(t, os.WriteFile(filepath.Join(dir, name+".file"), []byte("other"), 0o644))
+				}
+				r.view.fs.walks.forget() // who is on one is told no name to keep
+				must(t, unix.Stat(filepath.Join(seen, "."), new(unix.Stat_t)))
+				for _, dir := range []string{native, tree} {
+					p := filepath.Join(dir, name)
+					must(t, os.Remove(p))
+					switch now {
+					case "a file":
+						must(t, os.WriteFile(p, []byte("file"), 0o644))
+					case "a link to a file":
+						must(t, os.Symlink(name+".file", p))
+					case "a pipe":
+						must(t, unix.Mkfifo(p, 0o644))
+					}
+				}
+				said, err := call(filepath.Join(native, name))
+				want := fmt.Sprint(said, " ", err)
+				answer := func() string {
+					said, err := call(seen)
+					return fmt.Sprint(said, " ", err)
+				}
+				got := answer()
+				if got == want {
+					continue
+				}
+				if !delayed {
+					t.Errorf("%s of what is %s now: %s, on the host %s", what, now, got, want)
+				} else if kept != time.Hour {
+					wg.Go(func() {
+						for end := time.Now().Add(20 * time.Second); got != want && time.Now().Before(end); time.Sleep(time.Millisecond) {
+							got = answer()
+						}
+						if got != want {
+							t.Errorf("%s of what is %s now: %s, on the host %s, after it was kept", what, now, got, want)
+						}
+					})
+				}
+			}
 		}
-		wg.Go(func() {
-			for end := time.Now().Add(2 * time.Second); err != nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-				err = call(seen)
-			}
-			if err != nil {
-				t.Errorf("%s: %v", what, err)
-			}
-		})
+		wg.Wait()
 	}
-	wg.Wait()
 }
 
 // TestADirectoryThatIsOnlyReferredTo by O_PATH, of which a server is not told, is
