@@ -138,6 +138,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		// Who uses the file view waits, as soon as that one has gone.
 		go d.docs.Mount(ctx) // ends with the attempt
 	}
+	if docs && perms { // who waits for another's name would get it, and not know
+		d.preparing.Go(func() { d.have(ctx) })
+	}
 	// Also if the end has come already: who has the names has calls to answer.
 	d.openStore(ctx)
 	refused := d.err != nil
@@ -154,9 +157,6 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.keeper.Ready(!refused)
 	if d.blind() {
 		d.log.Warn("nobody can be identified: docportal runs in a user namespace of its own")
-	}
-	if docs && perms { // who waits for another's name would get it, and not know
-		d.preparing.Go(func() { d.have(ctx) })
 	}
 	// Once after the start, and after calls, what they needed is given back.
 	rest := time.After(d.timeouts.rest)

@@ -126,9 +126,10 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 		Poisoned: d.keeper.Crashes() >= poisonedAfter,
 	}
 	if d.keeper != nil {
-		o.Keep = func(device, memory *os.File) error {
-			return d.keeper.Keep(keeper.Device, "", device, memory)
+		o.Keep = func(where string, device, memory *os.File) error {
+			return d.keeper.Keep(keeper.Device, where, device, memory)
 		}
+		o.Detach = d.keeper.Detach
 	}
 	d.takeOver()
 	select {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"docportal/internal/fuse"
 	"docportal/internal/keeper"
 	"docportal/internal/memory"
 )
@@ -60,7 +61,7 @@ type arguments struct {
 }
 
 // grace is how long the end may take before the process leaves as it is.
-const grace = 1800 * time.Millisecond
+const grace = 1500 * time.Millisecond
 
 // orphaned is how long a server may take to end whose keeper has gone.
 const orphaned = 800 * time.Millisecond
@@ -143,6 +144,8 @@ func keep(stderr io.Writer) int {
 		Log:     stderr,
 		Ready:   notifyReady, // from the process that a service manager has started
 		Rest:    func() { memory.GiveBack("") },
+		Detach:  fuse.Detach,
+		Abort:   fuse.Abort,
 	})
 }
 
@@ -183,19 +186,21 @@ func run(a arguments, server *keeper.Server, stderr io.Writer) int {
 	}
 	d := newDaemon(a, log, runtimeDir, server)
 	err := d.serve(ctx)
+	code := status(err)
+	if d.reloading {
+		code = keeper.ExitReload
+	}
 	late := time.AfterFunc(grace, func() {
 		log.Warn("something does not end; leaving")
-		os.Exit(status(err))
+		os.Exit(code)
 	})
 	defer late.Stop()
+	server.Leave(code)
 	d.close()
 	if err != nil {
 		log.Error(err.Error())
 	}
-	if d.reloading {
-		return keeper.ExitReload
-	}
-	return status(err)
+	return code
 }
 
 func logger(w io.Writer, verbose bool) *slog.Logger {

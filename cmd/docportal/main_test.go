@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,16 +36,16 @@ const deadline = 20 * time.Second
 
 // session is a user's session: directories and a bus that can start docportal.
 type session struct {
-	t                  *testing.T
-	dir, runtime, data string
-	bus                *testsession.Bus
-	conn               *bus.Conn
+	t                        *testing.T
+	dir, home, runtime, data string
+	bus                      *testsession.Bus
+	conn                     *bus.Conn
 }
 
 func newSession(t *testing.T) *session {
 	t.Helper()
 	dir := t.TempDir()
-	s := &session{t: t, dir: dir, runtime: filepath.Join(dir, "run"), data: filepath.Join(dir, "data")}
+	s := &session{t: t, dir: dir, home: dir, runtime: filepath.Join(dir, "run"), data: filepath.Join(dir, "data")}
 	services := filepath.Join(dir, "share/dbus-1/services")
 	program, err := os.Executable()
 	if err != nil {
@@ -73,7 +72,7 @@ func (s *session) newBus(dir string) *testsession.Bus {
 
 func (s *session) environment(more ...string) []string {
 	return append([]string{
-		"XDG_RUNTIME_DIR=" + s.runtime, "XDG_DATA_HOME=" + s.data, "HOME=" + s.dir,
+		"XDG_RUNTIME_DIR=" + s.runtime, "XDG_DATA_HOME=" + s.data, "HOME=" + s.home,
 		roleVariable + "=docportal", "GORACE=atexit_sleep_ms=0",
 	}, more...)
 }
@@ -90,12 +89,21 @@ func (s *session) dial(b *testsession.Bus) *bus.Conn {
 	return c
 }
 
-// daemon is docportal as a process.
+// process is docportal as a process.
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
-	log  bytes.Buffer
+	log  logFile
 	done chan struct{}
+}
+
+// logFile is the path of what a process says. A pipe would be waited for until
+// nothing of the process is left.
+type logFile string
+
+func (l logFile) String() string {
+	text, _ := os.ReadFile(string(l))
+	return string(text)
 }
 
 // start starts docportal on a bus.
@@ -106,11 +114,15 @@ func (s *session) start(b *testsession.Bus, args ...string) *process {
 
 func (s *session) startWith(b *testsession.Bus, attributes *syscall.SysProcAttr, args ...string) *process {
 	s.t.Helper()
-	p := &process{t: s.t, done: make(chan struct{})}
+	log, err := os.CreateTemp(s.t.TempDir(), "log")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	p := &process{t: s.t, log: logFile(log.Name()), done: make(chan struct{})}
 	p.cmd = exec.Command("/proc/self/exe", args...)
 	p.cmd.Env = append(os.Environ(), s.environment("DBUS_SESSION_BUS_ADDRESS="+b.Address)...)
-	p.cmd.Stderr = &p.log
-	p.cmd.Stdout = &p.log
+	p.cmd.Stderr, p.cmd.Stdout = log, log
 	p.cmd.SysProcAttr = attributes
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -457,6 +469,7 @@ func TestKill(t *testing.T) {
 		id := s.add(s.conn, f)
 		p.cmd.Process.Kill()
 		p.end()
+		s.gone(p.cmd.Process.Pid) // the server, too, has the connection to the bus
 		p = s.start(s.bus)
 		s.owner(s.conn, permstore.Name, 0)
 		doc := s.mustMount(s.conn)

@@ -106,6 +106,7 @@ func (d *daemon) handOver(ctx context.Context) bool {
 		d.log.Info("the file view is not handed over", "reason", err)
 		return false
 	}
+	d.keeper.Drop(keeper.Device) // whatever becomes of us, it is not ours to end
 	return true
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -252,7 +251,7 @@ func TestSuccessorThatDies(t *testing.T) {
 	if entries, err := os.ReadDir(doc); err != nil || len(entries) != 0 {
 		t.Error(entries, err)
 	}
-	if bytes.Contains(p.log.Bytes(), []byte("cannot unmount")) {
+	if strings.Contains(p.log.String(), "cannot unmount") {
 		t.Error("it could not unmount")
 	}
 }

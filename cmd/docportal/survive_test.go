@@ -23,7 +23,7 @@ func serverOf(keeper int) int {
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task)
 		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil {
+			if pid, err := strconv.Atoi(field); err == nil && runs(pid) {
 				return pid
 			}
 		}

@@ -284,12 +284,6 @@ func (r *rig) mount() {
 	})
 }
 
-// abort ends a connection whose server waits for itself: until then neither can
-// this process end nor who has asked it. Where no fusectl is mounted nothing helps.
-func abort(dev uint64) {
-	os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(dev)), []byte("1"), 0)
-}
-
 // file makes a file of the host and returns its path.
 func (r *rig) file(name, content string) string {
 	r.Helper()

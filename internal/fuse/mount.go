@@ -105,6 +105,38 @@ func detach(dir string) error {
 	return nil
 }
 
+// whereabouts say which mount is ours, whoever has mounted on dir since.
+func whereabouts(dir string, dev uint64) string { return strconv.FormatUint(dev, 10) + " " + dir }
+
+// parseWhereabouts is what whereabouts has made its text of.
+func parseWhereabouts(text string) (dir string, dev uint64) {
+	number, dir, _ := strings.Cut(text, " ")
+	dev, _ = strconv.ParseUint(number, 10, 64)
+	return dir, dev
+}
+
+// Detach takes away a mount by its whereabouts (Options.Keep), whatever is open on it, if
+// it is there.
+func Detach(where string) error {
+	dir, dev := parseWhereabouts(where)
+	if _, ok := mountOf(dir, dev); !ok {
+		return nil
+	}
+	return detach(dir)
+}
+
+// Abort ends the connection of a mount, whoever has it: what is asked fails. Where
+// no fusectl is mounted it does nothing.
+func Abort(where string) {
+	if _, dev := parseWhereabouts(where); dev != 0 {
+		abort(dev)
+	}
+}
+
+func abort(dev uint64) {
+	os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(dev)), []byte("1"), 0)
+}
+
 // prepare makes dir ready to be mounted on: a mount whose daemon is dead is
 // taken away, one that lives is ErrMounted, or taken away if replace is set.
 func prepare(dir string, replace bool, log *slog.Logger) error {

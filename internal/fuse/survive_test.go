@@ -86,7 +86,9 @@ func surviving(text string) int {
 	o := Options{
 		Log:      slog.New(slog.NewTextHandler(os.Stdout, nil)),
 		Journal:  s.Journal,
-		Keep:     func(device, memory *os.File) error { return server.Keep(keeper.Device, "", device, memory) },
+		Keep:     func(where string, device, memory *os.File) error {
+			return server.Keep(keeper.Device, where, device, memory)
+		},
 		Poisoned: server.Crashes() >= 3,
 		noResend: s.NoResend,
 	}

@@ -91,8 +91,12 @@ type Options struct {
 	Journal string
 	// Keep is given the FUSE connection and the memory that a server needs to
 	// go on with it, both the caller's of Mount, before anybody else sees the
-	// mount. nil keeps nothing.
-	Keep func(device, memory *os.File) error
+	// mount, and where that is, for Detach and Abort. nil keeps nothing.
+	Keep func(where string, device, memory *os.File) error
+	// Detach is called to take the mount away; nil has it done here. To start the
+	// program that does so closes every file that is open, which may wait for a
+	// disk that does not answer: who has none open had better do it.
+	Detach func() error
 	// Resume is a connection that was kept, which Mount goes on with, and
 	// owns. If that cannot be, it mounts afresh.
 	Resume *Connection
@@ -124,6 +128,7 @@ type View struct {
 	notices notices
 	heralds *heralds
 	served  chan struct{} // closed when the kernel has ended the connection
+	detach  func() error
 
 	mu      sync.Mutex
 	done    chan struct{} // closed when the mount is gone
@@ -186,7 +191,7 @@ func begin(device *os.File, dir string, docs Documents, o Options) (*View, error
 			return nil, err
 		}
 		st.set(wordDevice, dev)
-		if err := o.Keep(device, st.file); err != nil {
+		if err := o.Keep(whereabouts(dir, dev), device, st.file); err != nil {
 			return nil, fmt.Errorf("the connection to the kernel cannot be kept: %w", err)
 		}
 	}
@@ -302,6 +307,10 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 		server: server,
 		served: make(chan struct{}),
 		done:   make(chan struct{}),
+		detach: o.Detach,
+	}
+	if v.detach == nil {
+		v.detach = func() error { return detach(dir) }
 	}
 	v.notices.view = v
 	own, err := cloneDevice(device)
@@ -503,7 +512,7 @@ func (v *View) Unmount() error {
 		select {
 		case <-v.done:
 		default:
-			v.err = detach(v.dir)
+			v.err = v.detach()
 		}
 		cleaned := make(chan struct{})
 		go func() {

@@ -33,10 +33,12 @@ const (
 	wordSocket = "socket" // ADDRESS: connect to a socket, as the process that stays
 	wordReady  = "ready"  // SERVES, true or false: the server answers
 	wordPID    = "pid"    // the process id of the keeper
+	wordDetach = "detach" // take the mount of Device away
+	wordLeave  = "leave"  // STATUS: the server is about to exit with it
 )
 
 const (
-	maxMessage = 4096
+	maxMessage = 4096 + 256 // a path, and words before it
 	maxFiles   = 16
 )
 
@@ -53,9 +55,9 @@ const (
 	// server dies Bus is closed, unless it is still fresh, and this is Bus for
 	// the next one.
 	Standby = "standby"
-	// Device is the FUSE connection. It is given up, so that nobody waits for
-	// it any more, when servers die again and again, and with it all that has no
-	// meaning to the keeper.
+	// Device is the FUSE connection; its note says where it is mounted. It is
+	// given up, so that nobody waits for it any more, when servers die again and
+	// again, and with it all that has no meaning to the keeper.
 	Device = "device"
 )
 

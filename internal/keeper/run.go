@@ -29,8 +29,13 @@ const (
 	// deadTime is how long a process may take to go when it has let go of
 	// everything.
 	deadTime = 50 * time.Millisecond
-	// endTime is how long the end may take.
-	endTime = 1900 * time.Millisecond
+	// endTime is how long the end of a server may take. What is left of it then
+	// waits for somebody's disk, and is left to that.
+	endTime = 1700 * time.Millisecond
+	// exitTime is how long a process may take to go after its witness, at the end.
+	exitTime = 200 * time.Millisecond
+	// leaveTime is how long it may take to leave without the server.
+	leaveTime = 100 * time.Millisecond
 )
 
 // Options are the settings of Run.
@@ -47,6 +52,10 @@ type Options struct {
 	Rest func()
 	// Ready is called when a server serves for the first time; nil for nothing.
 	Ready func()
+	// Detach takes the mount away that a note of Device names, if it is there,
+	// and Abort ends its connection, whoever has it; nil for nothing.
+	Detach func(note string) error
+	Abort  func(note string)
 }
 
 // store is what is kept.
@@ -128,6 +137,11 @@ func Run(o Options) int {
 		status := syscall.WaitStatus(unix.SIGKILL)
 		if state != nil {
 			status = state.Sys().(syscall.WaitStatus)
+		} else if c.left {
+			status = syscall.WaitStatus(c.status << 8)
+			if k.ending != nil || c.status != ExitReload {
+				k.leave()
+			}
 		}
 		over := k.ending != nil && status.Signaled() && status.Signal() == unix.SIGTERM
 		switch {
@@ -185,6 +199,9 @@ type child struct {
 	ready   bool
 	killed  bool // because the end took too long
 	dead    bool // but not yet gone
+	leaving bool // it has said that it ends, with this status:
+	status  int
+	left    bool // because it could not
 	state   chan *os.ProcessState
 	asks    chan request
 }
@@ -243,7 +260,7 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 	gone := make(chan struct{})
 	go c.listen(gone, errs) // ends when nothing of the server is left
 	asks := c.asks
-	var rest, stuck, dead <-chan time.Time
+	var rest, stuck, dead, leave <-chan time.Time
 	var state *os.ProcessState
 	var thread <-chan struct{} = gone
 	for {
@@ -258,13 +275,27 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 			return nil, err
 		case <-dead:
 			c.dead = true
+		case <-leave:
+			k.say("the server cannot end, and is left to what it waits for")
+			c.left = true
+			go func() { // ends with the process
+				for r := range c.asks {
+					closeAll(r.files)
+				}
+				unix.Close(c.fd)
+			}()
+			return nil, nil
 		case <-thread:
 			thread, stuck = nil, time.After(stuckTime)
+			if (k.ending != nil || c.leaving) && leave == nil {
+				leave = time.After(exitTime)
+			}
 		case <-stuck:
 			stuck = nil
-			if files := k.kept[Device].files; state == nil && len(files) > 0 {
+			if files := k.kept[Device].files; state == nil && len(files) > 0 && k.ending == nil {
 				k.say("the server cannot end; requests for files fail until it has")
-				refuse(files[0], func() bool { return len(c.state) > 0 })
+				refuse(files[0], func() bool { return len(c.state) > 0 || len(k.signals) > 0 })
+				stuck = time.After(0) // if it was a signal
 			}
 		case r, ok := <-asks:
 			if !ok {
@@ -285,14 +316,48 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 			if k.ending == nil {
 				k.ending = time.After(endTime)
 				send(c.fd, wordEnd, nil)
+				if thread == nil {
+					leave = time.After(exitTime)
+				}
 			}
 		case <-k.ending:
 			c.killed = true
 			c.process.Kill()
+			if leave == nil {
+				leave = time.After(deadTime)
+			}
 		case <-rest:
 			rest = nil
 			k.Rest()
 		}
+	}
+}
+
+// leave takes away what nobody would after us: the names on the bus, the mount, and
+// what those wait for who use it.
+func (k *keeper) leave() {
+	for _, name := range []string{Standby, Bus} {
+		for _, fd := range k.kept[name].files {
+			unix.Shutdown(fd, unix.SHUT_RDWR) // the server still has it open
+		}
+	}
+	device, ok := k.kept[Device]
+	if !ok {
+		return
+	}
+	done := make(chan struct{})
+	go func() { // ends with the process
+		defer close(done)
+		if k.Abort != nil {
+			k.Abort(device.note)
+		}
+		if k.Detach != nil {
+			k.Detach(device.note)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(leaveTime):
 	}
 }
 
@@ -384,6 +449,25 @@ func (k *keeper) answer(c *child, r request) {
 			k.Ready = nil
 		}
 		send(c.fd, wordOK, nil)
+	case wordLeave:
+		c.leaving = true
+		c.status, _ = strconv.Atoi(rest)
+		send(c.fd, wordOK, nil)
+	case wordDetach:
+		fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil || k.Detach == nil {
+			send(c.fd, wordFailed+" the keeper cannot", nil)
+			break
+		}
+		note := k.kept[Device].note
+		go func() { // ends with the helper
+			defer unix.Close(fd)
+			if err := k.Detach(note); err != nil {
+				send(fd, wordFailed+" "+err.Error(), nil)
+				return
+			}
+			send(fd, wordOK, nil)
+		}()
 	case wordPID:
 		send(c.fd, wordOK+" "+strconv.Itoa(os.Getpid()), nil)
 	default:

@@ -253,6 +253,25 @@ func (s *Server) Drop(name string) error {
 	return err
 }
 
+// Detach takes the mount away that Device is kept for. A server cannot: who starts
+// a program closes for it what is open, and that waits for the disk it is on.
+func (s *Server) Detach() error {
+	_, got, err := s.ask(wordDetach, nil)
+	closeAll(got)
+	return err
+}
+
+// Leave says that the server is about to end, and with which exit status: it may
+// be that it cannot, for a thread that waits for a disk.
+func (s *Server) Leave(status int) error {
+	if s == nil {
+		return nil
+	}
+	_, got, err := s.ask(wordLeave+" "+strconv.Itoa(status), nil)
+	closeAll(got)
+	return err
+}
+
 // Ready says that the server answers, and with serves that it does not just
 // refuse.
 func (s *Server) Ready(serves bool) error {

@@ -1,5 +1,5 @@
-// Package testdisk is for tests that need disks which are full, fail or are
-// slow: mounts for ordinary users, and a file system that fails on command.
+// Package testdisk is for tests that need disks which are full, fail or stand
+// still: mounts for ordinary users, and a file system that fails on command.
 package testdisk
 
 import (
@@ -59,6 +59,43 @@ type Disk struct {
 
 	mu      sync.Mutex
 	listing <-chan struct{}
+	still   chan struct{} // while it stands still, closed at the end of that
+	waiting atomic.Int32
+}
+
+// Stop has the disk stand still: what it is asked from now on it takes and does
+// not answer, until Go or the end of the test. The test itself must not use it.
+func (d *Disk) Stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.still == nil {
+		d.still = make(chan struct{})
+	}
+}
+
+// Go has the disk answer again.
+func (d *Disk) Go() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.still != nil {
+		close(d.still)
+		d.still = nil
+	}
+}
+
+// Waiting is how many requests the disk has taken and does not answer.
+func (d *Disk) Waiting() int { return int(d.waiting.Load()) }
+
+// pause waits while the disk stands still.
+func (d *Disk) pause() {
+	d.mu.Lock()
+	still := d.still
+	d.mu.Unlock()
+	if still != nil {
+		d.waiting.Add(1)
+		<-still
+		d.waiting.Add(-1)
+	}
 }
 
 // Hold has those who list a directory called db wait for c.
@@ -83,6 +120,7 @@ func Mount(t testing.TB, dir, below string) *Disk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		d.Go()
 		if err := server.Unmount(); err != nil {
 			t.Error(err)
 			exec.Command("fusermount3", "-u", "-z", dir).Run()
@@ -103,6 +141,7 @@ func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
 }
 
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	n.d.pause()
 	h, how, errno := n.LoopbackNode.Open(ctx, flags)
 	if n.d.Direct.Load() {
 		how |= fuse.FOPEN_DIRECT_IO
@@ -111,6 +150,7 @@ func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 }
 
 func (n *node) Read(ctx context.Context, f fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n.d.pause()
 	if e := n.d.Reading.Load(); e != 0 {
 		return nil, syscall.Errno(e)
 	}
@@ -118,6 +158,7 @@ func (n *node) Read(ctx context.Context, f fs.FileHandle, dest []byte, off int64
 }
 
 func (n *node) Write(ctx context.Context, f fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	n.d.pause()
 	if e := n.d.Writing.Load(); e != 0 {
 		return 0, syscall.Errno(e)
 	}
@@ -125,6 +166,7 @@ func (n *node) Write(ctx context.Context, f fs.FileHandle, data []byte, off int6
 }
 
 func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
+	n.d.pause()
 	if e := n.d.Syncing.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -135,6 +177,7 @@ func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall
 }
 
 func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	n.d.pause()
 	if e := n.d.Making.Load(); e != 0 {
 		return nil, syscall.Errno(e)
 	}
@@ -142,6 +185,7 @@ func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.En
 }
 
 func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	n.d.pause()
 	if e := n.d.Making.Load(); e != 0 {
 		return nil, nil, 0, syscall.Errno(e)
 	}
@@ -149,6 +193,7 @@ func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out 
 }
 
 func (n *node) Allocate(ctx context.Context, f fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
+	n.d.pause()
 	if e := n.d.Making.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -156,6 +201,7 @@ func (n *node) Allocate(ctx context.Context, f fs.FileHandle, off, size uint64, 
 }
 
 func (n *node) Rename(ctx context.Context, name string, to fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	n.d.pause()
 	if e := n.d.Making.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -163,6 +209,7 @@ func (n *node) Rename(ctx context.Context, name string, to fs.InodeEmbedder, new
 }
 
 func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	n.d.pause()
 	n.d.mu.Lock()
 	wait := n.d.listing
 	n.d.mu.Unlock()
@@ -170,4 +217,34 @@ func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, 
 		<-wait
 	}
 	return n.LoopbackNode.OpendirHandle(ctx, flags)
+}
+
+func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	n.d.pause()
+	return n.LoopbackNode.Lookup(ctx, name, out)
+}
+
+func (n *node) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	n.d.pause()
+	return n.LoopbackNode.Getattr(ctx, f, out)
+}
+
+func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	n.d.pause()
+	return n.LoopbackNode.Setattr(ctx, f, in, out)
+}
+
+func (n *node) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errno {
+	n.d.pause()
+	return n.LoopbackNode.Statfs(ctx, out)
+}
+
+func (n *node) Unlink(ctx context.Context, name string) syscall.Errno {
+	n.d.pause()
+	return n.LoopbackNode.Unlink(ctx, name)
+}
+
+func (n *node) Flush(ctx context.Context, f fs.FileHandle) syscall.Errno {
+	n.d.pause()
+	return f.(fs.FileFlusher).Flush(ctx)
 }

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"docportal/internal/documents"
+	"docportal/internal/permstore"
+	"docportal/internal/testdisk"
+)
+
+// endTime is how long the end may take, 2 s, on a machine that has much else to
+// do.
+const endTime = 6 * time.Second
+
+// app is a program that uses the file view.
+type app struct {
+	cmd  *exec.Cmd
+	in   io.Writer
+	said *bufio.Scanner
+	done chan struct{} // closed when it has ended
+}
+
+// newApp starts a shell that does what a script says, and returns when that has
+// said that it is ready.
+func newApp(t *testing.T, script string, args ...string) *app {
+	t.Helper()
+	a := &app{cmd: exec.Command("/bin/sh", append([]string{"-c", script}, args...)...), done: make(chan struct{})}
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := a.cmd.StdinPipe()
+	must(t, err)
+	out, err := a.cmd.StdoutPipe()
+	must(t, err)
+	must(t, a.cmd.Start())
+	a.in, a.said = in, bufio.NewScanner(out)
+	if a.said.Scan(); a.said.Text() != "ready" {
+		t.Fatalf("%q says %q", script, a.said.Text())
+	}
+	go func() { // ends with the process
+		a.cmd.Wait()
+		close(a.done)
+	}()
+	t.Cleanup(func() {
+		a.cmd.Process.Kill()
+		<-a.done
+	})
+	return a
+}
+
+func (a *app) begin() { io.WriteString(a.in, "go\n") }
+
+// endsInTime has docportal end, and checks that it does so in time, and takes
+// its mount with it.
+func (s *session) endsInTime(p *process, end func()) {
+	s.t.Helper()
+	start := time.Now()
+	end()
+	if status := p.end(); status != 0 {
+		s.t.Errorf("exit status %d", status)
+	}
+	took := time.Since(start)
+	s.t.Log("it took ", took)
+	if took > endTime {
+		s.t.Errorf("it took %v", took)
+	}
+	if s.mounted() {
+		s.t.Error("still mounted")
+	}
+}
+
+// waits reports whether something is left of a process beside what its parent is to
+// collect.
+func waits(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	return len(tasks) > 1
+}
+
+// TestEndWhileADiskStandsStill, which apps and so the server wait for, and nothing
+// can end their waiting but the disk: docportal ends all the same, its mount is
+// gone, and apps wait no longer.
+func TestEndWhileADiskStandsStill(t *testing.T) {
+	for name, end := range map[string]func(*session, *process){
+		"SIGTERM": func(_ *session, p *process) { p.cmd.Process.Signal(syscall.SIGTERM) },
+		"the bus": func(s *session, _ *process) { s.bus.Stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			disk, p, doc := s.onADisk()
+			var waiting []*app
+			for _, script := range []string{
+				`exec 3<"$0"; echo ready; read go; exec cat <&3 >/dev/null`,
+				`exec 3>>"$0"; echo ready; read go; echo text >&3`,
+				`echo ready; read go; exec cat "$0" >/dev/null`,
+				`echo ready; read go; exec ls -l "$0"`,
+			} {
+				waiting = append(waiting, newApp(t, script, doc))
+			}
+			newApp(t, `exec 3<"$0"; echo ready; read go`, doc) // and has it open
+			disk.Stop()
+			for _, a := range waiting {
+				a.begin()
+			}
+			s.await("the server waits for the disk", func() bool { return disk.Waiting() >= len(waiting) })
+			server := serverOf(p.cmd.Process.Pid)
+			s.endsInTime(p, func() { end(s, p) })
+			for _, a := range waiting {
+				select {
+				case <-a.done:
+				case <-time.After(endTime):
+					t.Errorf("%q still waits", a.cmd.Args)
+				}
+			}
+			if name == "SIGTERM" { // and others may begin
+				s.start(s.bus)
+				s.owner(s.conn, documents.Name, 0)
+				if _, err := os.ReadDir(s.mustMount(s.conn)); err != nil {
+					t.Error(err)
+				}
+			}
+			if disk.Waiting() == 0 {
+				t.Error("the disk has answered; this shows nothing")
+			}
+			disk.Go()
+			s.await("the end of the server", func() bool { return !waits(server) })
+		})
+	}
+}
+
+// onADisk starts docportal with a document of 1 MiB on a disk of its own, and
+// returns the document's path.
+func (s *session) onADisk() (*testdisk.Disk, *process, string) {
+	s.t.Helper()
+	place := filepath.Join(s.dir, "disk")
+	must(s.t, os.Mkdir(place, 0o700))
+	disk := testdisk.Mount(s.t, place, filepath.Join(s.dir, "below"))
+	f := filepath.Join(place, "dir/f")
+	must(s.t, os.Mkdir(filepath.Dir(f), 0o700))
+	must(s.t, os.WriteFile(f, make([]byte, 1<<20), 0o600))
+	p := s.start(s.bus)
+	s.t.Cleanup(disk.Go)
+	s.owner(s.conn, documents.Name, 0)
+	return disk, p, filepath.Join(s.mustMount(s.conn), s.add(s.conn, f), "f")
+}
+
+// TestReloadWhileADiskStandsStill: the next server begins although the one before
+// cannot end, and who waits for the disk goes on with it.
+func TestReloadWhileADiskStandsStill(t *testing.T) {
+	s := newSession(t)
+	disk, p, doc := s.onADisk()
+	a := newApp(t, `exec 3<"$0"; echo ready; read go; head -c 1000 <&3 | wc -c`, doc)
+	disk.Stop()
+	a.begin()
+	s.await("the server waits for the disk", func() bool { return disk.Waiting() > 0 })
+	server := serverOf(p.cmd.Process.Pid)
+	p.cmd.Process.Signal(syscall.SIGUSR1)
+	s.await("a call is answered by another server", func() bool {
+		_, err := listTable(s.conn)
+		return err == nil && serverOf(p.cmd.Process.Pid) != server
+	})
+	if !waits(server) {
+		t.Error("the server has ended; this shows nothing")
+	}
+	if _, err := os.ReadDir(s.mustMount(s.conn)); err != nil {
+		t.Error(err)
+	}
+	disk.Go()
+	if a.said.Scan(); a.said.Text() != "1000" {
+		t.Errorf("who has waited says %q", a.said.Text())
+	}
+	s.await("the end of the server", func() bool { return !waits(server) })
+}
+
+// TestEndWhileTheStoreStandsStill: the disk of docportal's own home stands still,
+// when all works, before the file view is mounted, or before it starts. It ends in
+// time, and what was acknowledged is there when the disk is.
+func TestEndWhileTheStoreStandsStill(t *testing.T) {
+	for _, when := range []string{"serving", "not mounted", "starting"} {
+		t.Run(when, func(t *testing.T) {
+			s := newSession(t)
+			home := filepath.Join(s.dir, "home")
+			must(t, os.Mkdir(home, 0o700))
+			disk := testdisk.Mount(t, home, filepath.Join(s.dir, "below"))
+			s.home, s.data = home, filepath.Join(home, "data")
+			f := filepath.Join(home, "f")
+			must(t, os.WriteFile(f, []byte("text"), 0o600))
+			set := func(id string) error {
+				return call(s.conn, permstore.Name, permstore.Path, permstore.Name, "SetPermission", "sbssas", []any{"t", true, id, "org.example.A", []string{"yes"}})
+			}
+			begin := func() (*process, int) {
+				p := s.start(s.bus)
+				t.Cleanup(disk.Go)
+				s.owner(s.conn, permstore.Name, 0)
+				return p, serverOf(p.cmd.Process.Pid)
+			}
+			p, server := begin()
+			must(t, set("acknowledged"))
+			calls := make(chan bool)
+			wait := func(f func()) {
+				go func() { f(); calls <- true }()
+				s.await("the disk is waited for", func() bool { return disk.Waiting() > 0 })
+			}
+			switch when {
+			case "serving":
+				s.add(s.conn, f)
+				s.mustMount(s.conn)
+				disk.Stop()
+				wait(func() { set("not acknowledged") })
+			case "not mounted":
+				disk.Stop()
+				wait(func() { mountPoint(s.conn) })
+			case "starting":
+				p.cmd.Process.Signal(syscall.SIGTERM)
+				p.end()
+				disk.Stop()
+				p, server = begin()
+				wait(func() { mountPoint(s.conn) })
+			}
+			s.endsInTime(p, func() { p.cmd.Process.Signal(syscall.SIGTERM) })
+			<-calls
+			disk.Go()
+			s.await("the end of the server", func() bool { return !waits(server) })
+			begin()
+			var has []string
+			if err := call(s.conn, permstore.Name, permstore.Path, permstore.Name, "GetPermission", "sss", []any{"t", "acknowledged", "org.example.A"}, &has); err != nil || strings.Join(has, " ") != "yes" {
+				t.Errorf("what was acknowledged is %q, %v", has, err)
+			}
+			if _, err := os.ReadDir(s.mustMount(s.conn)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
