@@ -90,6 +90,11 @@ func TestEndWhileADiskStandsStill(t *testing.T) {
 	for name, end := range map[string]func(*session, *process){
 		"SIGTERM": func(_ *session, p *process) { p.cmd.Process.Signal(syscall.SIGTERM) },
 		"the bus": func(s *session, _ *process) { s.bus.Stop() },
+		"killed": func(s *session, p *process) {
+			syscall.Kill(serverOf(p.cmd.Process.Pid), syscall.SIGKILL)
+			s.await("requests fail", func() bool { return strings.Contains(p.log.String(), "requests for files fail") })
+			p.cmd.Process.Signal(syscall.SIGTERM)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t)
@@ -224,7 +229,15 @@ func TestEndWhileTheStoreStandsStill(t *testing.T) {
 				wait(func() { mountPoint(s.conn) })
 			}
 			s.endsInTime(p, func() { p.cmd.Process.Signal(syscall.SIGTERM) })
-			<-calls
+			select {
+			case <-calls:
+			case <-time.After(endTime):
+				t.Error("who has called still waits")
+				<-calls
+			}
+			if disk.Waiting() == 0 {
+				t.Error("the disk has answered; this shows nothing")
+			}
 			disk.Go()
 			s.await("the end of the server", func() bool { return !waits(server) })
 			begin()
