@@ -313,7 +313,7 @@ func TestEnd(t *testing.T) {
 			if status := p.end(); status != 0 {
 				t.Errorf("exit status %d", status)
 			}
-			if took := time.Since(start); took > 2*time.Second {
+			if took := time.Since(start); took > soon {
 				t.Errorf("it took %v", took)
 			}
 			if s.mounted() {
@@ -445,7 +445,7 @@ func TestSecondInstance(t *testing.T) {
 	if status := s.start(s.bus).end(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > soon {
 		t.Errorf("it took %v", took)
 	}
 	if pid := s.pid(s.conn, documents.Name); pid != first.cmd.Process.Pid {
@@ -525,17 +525,18 @@ func TestSecondBus(t *testing.T) {
 	_, done := s.serve(other, func(d *daemon) { d.timeouts.store, d.timeouts.refused = 50*time.Millisecond, 300*time.Millisecond })
 	c := s.dial(other)
 	s.owner(c, permstore.Name, 0)
+	var last time.Time
 	for range 3 {
 		_, err := mountPoint(c)
 		var e *bus.Error
 		if !errors.As(err, &e) || e.Name != "org.freedesktop.portal.Error.Failed" || !strings.Contains(e.Message, "another session bus") {
 			t.Error(err)
 		}
+		last = time.Now()
 		if _, err = listTable(c); !errors.As(err, &e) || !strings.Contains(e.Message, "another session bus") {
 			t.Error(err)
 		}
 	}
-	last := time.Now()
 	select {
 	case err := <-done:
 		if err != nil {

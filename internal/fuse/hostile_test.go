@@ -108,7 +108,7 @@ func TestLinksOnTheWayToADocumentAreFollowed(t *testing.T) {
 			unix.Close(fd)
 		}
 	}
-	if after := openBelow(t, r.host); after != before {
+	if after := openBelow(t, r.host); after > before { // others may be closed meanwhile
 		t.Errorf("%d descriptors, there were %d", after, before)
 	}
 }
@@ -150,7 +150,7 @@ func TestALeaseHoldsUpNobodyElse(t *testing.T) {
 	if out, err := outside(t, "cat", r.in(testApp, "d1", "tree", "other")); out != "other" {
 		t.Errorf("%q %v", out, err)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > patience {
 		t.Errorf("the file beside it took %v", took)
 	}
 	// Interrupted, it ends.
@@ -158,7 +158,7 @@ func TestALeaseHoldsUpNobodyElse(t *testing.T) {
 	unix.Kill(-crowd.Process.Pid, unix.SIGKILL)
 	crowd.Wait()
 	eventually(t, "nobody waits", func() bool { return waiting() == 0 })
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > patience {
 		t.Errorf("they took %v to die", took)
 	}
 	// And given up, it lets them go on.

@@ -151,7 +151,7 @@ func TestAHungDocumentHindersNoOther(t *testing.T) {
 	slices.Sort(took)
 	median := took[len(took)/2]
 	t.Log("others took", median, "and at most", took[len(took)-1])
-	if median > 50*time.Millisecond {
+	if median > patience { // it is some milliseconds on a machine that does nothing else
 		t.Errorf("others wait %v", median)
 	}
 	if n := threads(t); n > 200 {
@@ -161,19 +161,19 @@ func TestAHungDocumentHindersNoOther(t *testing.T) {
 	start := time.Now()
 	_, err = os.ReadFile(r.in(testApp, "hung", "file.txt"))
 	wantErr(t, "one more", err, syscall.EIO)
-	if took := time.Since(start); took > 500*time.Millisecond {
+	if took := time.Since(start); took > patience {
 		t.Errorf("one more took %v", took)
 	}
 	// An interrupt is answered although the call is not back.
 	start = time.Now()
 	crowd.Process.Kill()
 	crowd.Wait()
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > patience {
 		t.Errorf("the crowd took %v to die", took)
 	}
 	start = time.Now()
 	must(t, r.view.Unmount())
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > patience {
 		t.Errorf("unmounting took %v", took)
 	}
 	g.release()

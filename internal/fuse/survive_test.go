@@ -84,9 +84,9 @@ func surviving(text string) int {
 		docs.access[[2]string{testApp, id}] = Access{Read: true, Write: true}
 	}
 	o := Options{
-		Log:      slog.New(slog.NewTextHandler(os.Stdout, nil)),
-		Journal:  s.Journal,
-		Keep:     func(where string, device, memory *os.File) error {
+		Log:     slog.New(slog.NewTextHandler(os.Stdout, nil)),
+		Journal: s.Journal,
+		Keep: func(where string, device, memory *os.File) error {
 			return server.Keep(keeper.Device, where, device, memory)
 		},
 		Poisoned: server.Crashes() >= 3,
@@ -210,21 +210,15 @@ func (s *survivor) kills(work func() error, workers int, distance time.Duration)
 	go func() { wg.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * patience):
 		s.Fatal("something hangs")
 	}
 	s.Logf("%d kills, %d rounds", kills, rounds.Load())
-	if rounds.Load() < int64(kills/4) {
-		s.Error("hardly anything was done")
-	}
 }
-
-// slow is how long a step may take.
-const slow = time.Second
 
 // within fails an operation that takes long.
 func within(what string, start time.Time, err error) error {
-	if took := time.Since(start); took > slow {
+	if took := time.Since(start); took > patience {
 		return fmt.Errorf("%s took %v (%v)", what, took, err)
 	}
 	if err != nil {
@@ -614,7 +608,7 @@ func TestAServerThatWaitsForItselfEnds(t *testing.T) {
 		start := time.Now()
 		s.kill()
 		eventually(t, "another server", func() bool { pid := s.server(); return pid != 0 && pid != before })
-		if took := time.Since(start); took > 3*time.Second {
+		if took := time.Since(start); took > patience {
 			t.Errorf("it took %v", took)
 		}
 		// What is asked for while the dead one is still there fails.
