@@ -15,6 +15,7 @@ import (
 	"docportal/dbus"
 	"docportal/internal/bus"
 	"docportal/internal/documents"
+	"docportal/internal/fuse"
 	"docportal/internal/identity"
 	"docportal/internal/keeper"
 	"docportal/internal/memory"
@@ -51,6 +52,7 @@ const retryInterval = 5 * time.Millisecond // the store's lock has no event
 type daemon struct {
 	args       arguments
 	keeper     *keeper.Server // nil without one
+	low        *fuse.Low      // nil without one
 	inherited  bool           // the names are those of the server before
 	reloading  bool           // another server comes at once
 	preparing  sync.WaitGroup // the next server's connection

@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"docportal/internal/documents"
 	"docportal/internal/permstore"
@@ -249,5 +252,54 @@ func TestEndWhileTheStoreStandsStill(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestPermissionsWhileADiskStandsStill: what is taken away on another disk is gone,
+// also what the kernel has of it, although files on the one that stands still are
+// open, are read, and were taken away, too.
+func TestPermissionsWhileADiskStandsStill(t *testing.T) {
+	s := newSession(t)
+	disk, _, doc := s.onADisk()
+	view := filepath.Join(s.runtime, "doc/by-app/org.example.A")
+	f := filepath.Join(s.dir, "f")
+	must(t, os.WriteFile(f, make([]byte, 1<<20), 0o600))
+	id := s.add(s.conn, f)
+	open, err := os.Open(filepath.Join(view, id, "f"))
+	must(t, err)
+	defer open.Close()
+	m, err := unix.Mmap(int(open.Fd()), 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
+	must(t, err)
+	defer unix.Munmap(m)
+	has := func() bool { // the kernel, of the file
+		var page [1]byte
+		_, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), 1, uintptr(unsafe.Pointer(&page[0])))
+		return e == 0 && page[0]&1 != 0
+	}
+	if m[0] != 0 || !has() {
+		t.Fatal("nothing of it is kept; this shows nothing")
+	}
+	all := []*app{newApp(t, `exec 3>>"$0"; echo ready; read go; echo text >&3`, doc)}
+	var slow []string
+	for n := range 4 {
+		f := filepath.Join(s.dir, "disk/dir", fmt.Sprint("f", n))
+		must(t, os.WriteFile(f, make([]byte, 1<<20), 0o600))
+		slow = append(slow, s.add(s.conn, f))
+		all = append(all, newApp(t, `exec 3<"$0"; echo ready; read go; exec cat <&3 >/dev/null`, filepath.Join(view, slow[n], filepath.Base(f))))
+	}
+	disk.Stop()
+	for _, a := range all {
+		a.begin()
+	}
+	s.await("the server waits for the disk", func() bool { return disk.Waiting() >= len(all) })
+	for _, id := range append(slow, id) {
+		must(t, call(s.conn, documents.Name, documents.Path, documents.Name, "RevokePermissions", "ssas", []any{id, "org.example.A", []string{"read", "write"}}))
+	}
+	start := time.Now()
+	s.await("it is not kept any more", func() bool { return !has() })
+	t.Log("it is gone after ", time.Since(start))
+	disk.Go()
+	for _, a := range all {
+		<-a.done
 	}
 }

@@ -124,6 +124,7 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 		Replace:  d.args.Replace,
 		Journal:  filepath.Join(storeDir(), "temporary-files"),
 		Poisoned: d.keeper.Crashes() >= poisonedAfter,
+		Low:      d.low,
 	}
 	if d.keeper != nil {
 		o.Keep = func(where string, device, memory *os.File) error {

@@ -184,7 +184,9 @@ func run(a arguments, server *keeper.Server, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "docportal: XDG_RUNTIME_DIR is not an absolute path: %q\n", runtimeDir)
 		return 1
 	}
+	low := fuse.Reserve()
 	d := newDaemon(a, log, runtimeDir, server)
+	d.low = low
 	err := d.serve(ctx)
 	code := status(err)
 	if d.reloading {

@@ -24,6 +24,7 @@ import (
 // wait at a time.
 type heralds struct {
 	device int   // owned
+	low    *Low  // that device is in; nil if it is not
 	shared []int // what a thread needs that runs Go code, sorted
 
 	mu     sync.Mutex
@@ -38,10 +39,77 @@ type notice struct {
 }
 
 // newHeralds takes over device.
-func newHeralds(device int) *heralds {
-	// Timers need the poller, so from here on it is there.
-	time.AfterFunc(time.Hour, func() {}).Stop()
-	return &heralds{device: device, shared: runtimeFiles()}
+func newHeralds(device int, low *Low) *heralds {
+	pollerIsThere()
+	h := &heralds{device: device, shared: runtimeFiles()}
+	if n, ok := low.take(device); ok {
+		h.device, h.low = n, low
+	}
+	return h
+}
+
+// pollerIsThere returns when the runtime's poller is: timers need it.
+func pollerIsThere() { time.AfterFunc(time.Hour, func() {}).Stop() }
+
+// Low has the low numbers of descriptors. A table of a thread's own begins as a
+// copy, and what is closed in a copy is closed as far as its file system knows
+// (FUSE_FLUSH), which waits for one that does not answer: then nobody would be told
+// of anything. But the numbers from lowNumbers on can be left out of a copy, so what
+// a file system may be asked of is to have these.
+type Low struct {
+	null int
+	mu   sync.Mutex
+	free []int
+}
+
+// lowNumbers is how many descriptors the kernel copies at least.
+const lowNumbers = 64
+
+// Reserve takes all numbers below lowNumbers that are free, until the end of the
+// process. Who calls it has no file open yet.
+func Reserve() *Low {
+	pollerIsThere()
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	l := &Low{null: null}
+	for {
+		fd, err := unix.FcntlInt(uintptr(null), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil && fd < lowNumbers {
+			l.free = append(l.free, fd)
+			continue
+		}
+		if err == nil {
+			unix.Close(fd)
+		}
+		return l
+	}
+}
+
+// take gives fd one of the numbers, and closes fd.
+func (l *Low) take(fd int) (n int, ok bool) {
+	if l == nil {
+		return 0, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := len(l.free) - 1
+	if last < 0 || unix.Dup3(fd, l.free[last], unix.O_CLOEXEC) != nil {
+		return 0, false
+	}
+	n, l.free = l.free[last], l.free[:last]
+	unix.Close(fd)
+	return n, true
+}
+
+// put takes a number back, and closes what has it.
+func (l *Low) put(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if unix.Dup3(l.null, n, unix.O_CLOEXEC) == nil {
+		l.free = append(l.free, n)
+	}
 }
 
 // runtimeFiles are the descriptors that any thread may use that runs Go code: the
@@ -111,16 +179,21 @@ func (h *heralds) stand(device int, notices chan notice, started chan bool) {
 		runtime.UnlockOSThread()
 		return
 	}
-	apart := unix.Unshare(unix.CLONE_FILES) == nil
+	apart := h.low != nil && unix.CloseRange(lowNumbers, math.MaxUint32, unix.CLOSE_RANGE_UNSHARE) == nil
+	from := 0
 	if apart {
-		from := 0
+		device, from = h.device, 3 // a program's output may be on any disk
+	} else {
+		apart = unix.Unshare(unix.CLONE_FILES) == nil
+	}
+	if apart {
 		keep := append(slices.Clone(h.shared), device)
 		slices.Sort(keep)
 		for _, fd := range keep {
 			if fd > from {
 				unix.CloseRange(uint(from), uint(fd-1), 0)
 			}
-			from = fd + 1
+			from = max(from, fd+1)
 		}
 		unix.CloseRange(uint(from), math.MaxUint32, 0)
 	}
@@ -166,7 +239,11 @@ func (h *heralds) close() {
 		close(to)
 	}
 	h.idle = nil
-	unix.Close(h.device)
+	if h.low != nil {
+		h.low.put(h.device)
+	} else {
+		unix.Close(h.device)
+	}
 }
 
 // Notices (linux/fuse.h).

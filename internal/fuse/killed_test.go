@@ -108,6 +108,10 @@ var operations = map[string]func(dir, file string) (func() error, error){
 		_, err := io.Copy(io.Discard, io.NewSectionReader(f, 0, 1<<20))
 		return err
 	})),
+	"stream again": again(func(dir, _ string) (func() error, error) { // under a lease
+		f, err := os.Open(dir + "/stream")
+		return func() error { _, err := io.Copy(io.Discard, io.NewSectionReader(f, 0, 1<<20)); return err }, err
+	}),
 	"write again": again(byFile(func(f *os.File, _ string) error { _, err := f.WriteAt(make([]byte, 1<<16), 4096); return err })),
 	"list again":  again(byPath(func(dir, _ string) error { _, err := os.ReadDir(dir); return err })),
 	"save again": again(byPath(func(_, file string) error {
@@ -584,9 +588,10 @@ func TestAStoppedClientHoldsUpNobody(t *testing.T) {
 	tree := r.dirDoc("d1")
 	r.docs.grant(otherApp, "d1", Access{Read: true, Write: true})
 	must(t, os.WriteFile(tree+"/file", make([]byte, 1<<20), 0o600))
+	must(t, os.WriteFile(tree+"/stream", make([]byte, 1<<20), 0o600))
 	file := r.fileDoc("f1", "text")
 	var all []*attempt
-	for _, op := range []string{"read again", "write again", "list again", "save again", "map again"} {
+	for _, op := range []string{"read again", "stream again", "write again", "list again", "save again", "map again"} {
 		c := newAttempt(t, op, r.in(testApp, "d1", "tree"), r.in(testApp, "f1", "file.txt"))
 		c.begin()
 		all = append(all, c)
@@ -598,6 +603,7 @@ func TestAStoppedClientHoldsUpNobody(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, os.WriteFile(tree+"/file", make([]byte, 1<<20), 0o600))
+		must(t, os.WriteFile(tree+"/stream", make([]byte, 1<<20), 0o600))
 		must(t, os.WriteFile(r.in(otherApp, "d1", "tree", "file"), make([]byte, 1<<20), 0o600))
 		must(t, os.WriteFile(r.in(testApp, "d1", "tree", fmt.Sprint("new", round)), nil, 0o600))
 		names(t, r.in(otherApp, "d1", "tree"))

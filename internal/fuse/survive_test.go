@@ -91,6 +91,7 @@ func surviving(text string) int {
 		},
 		Poisoned: server.Crashes() >= 3,
 		noResend: s.NoResend,
+		Low:      Reserve(),
 	}
 	if k := server.Take(keeper.Device); k != nil {
 		o.Resume = &Connection{Device: k.Files[0], Memory: k.Files[1], GiveUp: func() { server.Drop(keeper.Device) }}

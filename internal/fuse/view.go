@@ -104,6 +104,9 @@ type Options struct {
 	// died of it.
 	Poisoned bool
 
+	// Low is what Reserve has returned; nil if that was not called.
+	Low *Low
+
 	noResend bool // for tests: as on a kernel before 6.9
 	// openat2, for tests, is instead of the system call.
 	openat2 func(dir int, path string, how *unix.OpenHow) (int, error)
@@ -317,7 +320,7 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	v.heralds = newHeralds(own)
+	v.heralds = newHeralds(own, o.Low)
 	// Without an offset this is about attributes only.
 	fs.readings.forget = func(node uint64) { v.heralds.inode(node, -1) }
 	fs.dropInode = func(node uint64) bool { return v.heralds.inode(node, 0) }
