@@ -60,6 +60,22 @@ func (s *session) await(what string, ok func() bool) {
 	}
 }
 
+// withAFileOpen is a session in which the bus has started docportal, and a file of
+// four bytes is open by its path in the view.
+func withAFileOpen(t *testing.T) (s *session, keeper int, path string, open *os.File) {
+	t.Helper()
+	s = newSession(t)
+	doc := s.mustMount(s.conn)
+	keeper = s.owner(s.conn, permstore.Name, 0)
+	f := filepath.Join(s.dir, "f")
+	must(t, os.WriteFile(f, []byte("text"), 0o600))
+	path = filepath.Join(doc, s.add(s.conn, f), "f")
+	open, err := os.Open(path)
+	must(t, err)
+	t.Cleanup(func() { open.Close() })
+	return s, keeper, path, open
+}
+
 func kills() int {
 	if os.Getenv("DOCPORTAL_LONG") != "" {
 		return 200
@@ -124,16 +140,7 @@ func TestCallsOutliveTheServer(t *testing.T) {
 // TestServerKilledAfterAWhile: one that has served for longer than a start may
 // take. Who has the view open does not notice.
 func TestServerKilledAfterAWhile(t *testing.T) {
-	s := newSession(t)
-	doc := s.mustMount(s.conn)
-	keeper := s.owner(s.conn, permstore.Name, 0)
-	f := filepath.Join(s.dir, "f")
-	os.WriteFile(f, []byte("text"), 0o600)
-	open, err := os.Open(filepath.Join(doc, s.add(s.conn, f), "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
+	s, keeper, _, open := withAFileOpen(t)
 	time.Sleep(11 * time.Second) // the while
 	s.killServer(keeper, syscall.SIGKILL)
 	b := make([]byte, 10)
@@ -209,16 +216,7 @@ func TestServerEndsWithItsKeeper(t *testing.T) {
 // TestReload: another server, of the program as it is now, goes on with
 // everything; no call fails.
 func TestReload(t *testing.T) {
-	s := newSession(t)
-	doc := s.mustMount(s.conn)
-	keeper := s.owner(s.conn, permstore.Name, 0)
-	f := filepath.Join(s.dir, "f")
-	os.WriteFile(f, []byte("text"), 0o600)
-	open, err := os.Open(filepath.Join(doc, s.add(s.conn, f), "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
+	s, keeper, _, open := withAFileOpen(t)
 	for range 5 {
 		server := serverOf(keeper)
 		syscall.Kill(keeper, syscall.SIGUSR1)
@@ -238,17 +236,7 @@ func TestReload(t *testing.T) {
 // TestServerThatCrashes: one that dies of itself again and again gives the view
 // up, so that nobody waits for it, and mounts afresh.
 func TestServerThatCrashes(t *testing.T) {
-	s := newSession(t)
-	doc := s.mustMount(s.conn)
-	keeper := s.owner(s.conn, permstore.Name, 0)
-	f := filepath.Join(s.dir, "f")
-	os.WriteFile(f, []byte("text"), 0o600)
-	p := filepath.Join(doc, s.add(s.conn, f), "f")
-	open, err := os.Open(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
+	s, keeper, p, open := withAFileOpen(t)
 	b := make([]byte, 10)
 	for n := range 5 {
 		if _, err := open.ReadAt(b[:4], 0); err != nil {
