@@ -88,6 +88,15 @@ func kills() int {
 // so; no other one fails, none waits, and nobody else is started.
 func TestCallsOutliveTheServer(t *testing.T) {
 	s := newSession(t)
+	// A server that dies while the disk is slow to write waits for that.
+	var err error
+	s.data, err = os.MkdirTemp("/dev/shm", "docportal-test")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(s.data) })
+	limit := soon
+	if os.Getenv("DOCPORTAL_LONG") != "" {
+		limit = time.Second
+	}
 	s.start(s.bus)
 	keeper := s.owner(s.conn, permstore.Name, 0)
 	s.mustMount(s.conn)
@@ -128,7 +137,7 @@ func TestCallsOutliveTheServer(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	t.Logf("%d calls, %d lost, the longest took %v", calls, lost, longest)
-	if longest > soon {
+	if longest > limit {
 		t.Errorf("a call took %v", longest)
 	}
 	if lost > kills() {

@@ -263,6 +263,7 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 	var rest, stuck, dead, leave <-chan time.Time
 	var state *os.ProcessState
 	var thread <-chan struct{} = gone
+	var died time.Time
 	for {
 		// What it had sent before it died counts.
 		if asks == nil && (state != nil || c.dead) {
@@ -286,13 +287,18 @@ func (k *keeper) watch(c *child) (*os.ProcessState, error) {
 			}()
 			return nil, nil
 		case <-thread:
-			thread, stuck = nil, time.After(stuckTime)
+			thread, stuck, died = nil, time.After(stuckTime), time.Now()
 			if (k.ending != nil || c.leaving) && leave == nil {
 				leave = time.After(exitTime)
 			}
 		case <-stuck:
 			stuck = nil
-			if files := k.kept[Device].files; state == nil && len(files) > 0 && k.ending == nil {
+			files := k.kept[Device].files
+			switch {
+			case state != nil || len(files) == 0 || k.ending != nil:
+			case time.Since(died) < slowTime && !waitsForFUSE(c.process.Pid):
+				stuck = time.After(stuckTime)
+			default:
 				k.say("the server cannot end; requests for files fail until it has")
 				refuse(files[0], func() bool { return len(c.state) > 0 || len(k.signals) > 0 })
 				stuck = time.After(0) // if it was a signal

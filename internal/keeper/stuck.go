@@ -2,8 +2,12 @@ package keeper
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +22,30 @@ import (
 // has a table of descriptors of its own, with one end of a pipe and nothing
 // else. The pipe ends with this thread, whatever becomes of the others.
 
-// stuckTime is how long a process may take to end after its witness.
-const stuckTime = time.Second
+const (
+	// stuckTime is how long a process may take to end after its witness.
+	stuckTime = time.Second
+	// slowTime is how long one may that waits for a disk, and for no file system
+	// that may be its own. A slow disk with much to do is no failure.
+	slowTime = 20 * time.Second
+)
+
+// waitsForFUSE reports whether a thread of a process waits for the answer of a FUSE
+// file system, or may: nothing is told where the kernel does not (proc(5), wchan).
+func waitsForFUSE(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
+	elsewhere := false
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		switch where := string(text); {
+		case where == "request_wait_answer", strings.Contains(where, "fuse"):
+			return true
+		case where != "" && where != "0": // 0: it runs, or has ended
+			elsewhere = true
+		}
+	}
+	return !elsewhere
+}
 
 // witness makes a thread that holds fd, and takes fd from all others.
 func witness(fd int) {
