@@ -2,11 +2,13 @@ package fuse
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -309,6 +311,44 @@ func TestDangerousBitsAreHiddenAndStripped(t *testing.T) {
 		if got := mode(filepath.Join(tree, name)); got != want {
 			t.Errorf("%s has mode %o on the host, want %o", name, got, want)
 		}
+	}
+}
+
+// TestWhatIsMadeIsAsItsDirectorySays: a directory of the host gives what is made in
+// it its group, and says who may do what with it. An app whose umask takes nothing
+// away does not change that, nor does what the server's takes away.
+func TestWhatIsMadeIsAsItsDirectorySays(t *testing.T) {
+	r := newRig(t)
+	tree, native, file := r.dirDoc("d1"), r.dir("native"), r.fileDoc("f1", "text")
+	entry := func(tag, perm uint16) []byte {
+		return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(nil, tag), perm), ^uint32(0))
+	}
+	// The owner may do all, the group read, others nothing.
+	acl := slices.Concat([]byte{2, 0, 0, 0}, entry(1, 7), entry(4, 5), entry(0x20, 0))
+	for _, dir := range []string{tree, native} {
+		must(t, os.Mkdir(filepath.Join(dir, "acl"), 0o755))
+		must(t, unix.Setxattr(filepath.Join(dir, "acl"), "system.posix_acl_default", acl, 0))
+		must(t, os.Mkdir(filepath.Join(dir, "group"), 0o755))
+		must(t, unix.Chmod(filepath.Join(dir, "group"), 0o2777))
+	}
+	must(t, unix.Setxattr(filepath.Dir(file), "system.posix_acl_default", acl, 0))
+	const script = `umask 0; for d in acl group; do cd $DIR/$d; echo >f; mkdir d; mkfifo p; mkdir d/e; echo >d/f; cd ..; done`
+	r.run(testApp, "DIR=$DOC/d1/tree; "+script+"; echo new >$DOC/f1/t; mv $DOC/f1/t $DOC/f1/file.txt")
+	r.run("", "DIR="+native+"; "+script)
+	for _, d := range []string{"acl", "group"} {
+		for _, name := range []string{"f", "d", "p", "d/e", "d/f"} {
+			var want, got unix.Stat_t
+			must(t, unix.Stat(filepath.Join(native, d, name), &want))
+			must(t, unix.Stat(filepath.Join(tree, d, name), &got))
+			if got.Mode != want.Mode || got.Gid != want.Gid {
+				t.Errorf("%s/%s is %o of group %d, made on the host %o of group %d", d, name, got.Mode, got.Gid, want.Mode, want.Gid)
+			}
+		}
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(file, &st))
+	if st.Mode&0o777 != 0o640 {
+		t.Errorf("a file document that was replaced is %o", st.Mode)
 	}
 }
 

@@ -125,8 +125,7 @@ func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in
 	if errno != 0 {
 		return errno
 	}
-	if created && mode&fs.umask != 0 {
-		// The app's own umask is in mode already; ours is not its.
+	if created && fs.masked(dir, mode) {
 		unix.Fchmod(fd, mode)
 	}
 	st, errno := statFD(fd)
@@ -176,7 +175,7 @@ func (fs *filesystem) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *
 	if err != nil {
 		return status(errnoOf(err))
 	}
-	if mode&fs.umask != 0 {
+	if fs.masked(dir.fd, mode) {
 		unix.Fchmod(fd, mode)
 	}
 	st, errno := statFD(fd)

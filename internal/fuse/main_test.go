@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	if p := os.Getenv(victimVariable); p != "" {
 		os.Exit(victim(p))
 	}
+	if p := os.Getenv(unusualVariable); p != "" {
+		os.Exit(useUnusually(p))
+	}
 	if p := os.Getenv("DOCPORTAL_TEST_MODEL"); p != "" {
 		os.Exit(runModel(p))
 	}

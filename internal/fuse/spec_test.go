@@ -33,7 +33,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"no mkdir, symlink, link":                                       "TempFiles RandomOperationsFollowTheTempFileRules FileDocumentsHaveNoAttributesToSet",
 		"CREATE with planted links, through every operation with names": "NamesThatAreNotRegularFilesAreENOENT Attackers FuzzRequests",
 		// Directory documents.
-		"everything that a local file system does": "POSIX TheRulesOfEachCall RandomOperationsAreAsOnTheHost Programs AHostThatRemovesClones",
+		"everything that a local file system does": "POSIX TheRulesOfEachCall UnusualCallsAreAsOnTheHost WhatIsMadeIsAsItsDirectorySays RandomOperationsAreAsOnTheHost Programs AHostThatRemovesClones",
 		"xattr user.*": "ExtendedAttributes TheRulesOfEachCall POSIX",
 		"fallocate, holes, copy_file_range, O_TMPFILE":          "RandomOperationsAreAsOnTheHost TheRulesOfEachCall POSIX",
 		"statfs, fsync of files and directories":                "CookiesAndSpaceAreThoseBelow Programs",

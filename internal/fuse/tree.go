@@ -53,19 +53,30 @@ func (fs *filesystem) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name str
 }
 
 // unmask gives what was just made the mode that it was asked for, if this
-// process's umask took something away.
+// process's umask took something away. What it has from its directory stays.
 func (fs *filesystem) unmask(dir int, name string, mode, typ uint32) {
-	if mode&fs.umask == 0 {
+	if !fs.masked(dir, mode) {
 		return
 	}
-	d, _, key, errno := fs.host.openPath(dir, name)
+	d, st, key, errno := fs.host.openPath(dir, name)
 	if errno != 0 {
 		return
 	}
 	defer d.put()
 	if key.typ == typ {
-		unix.Chmod(d.path(), mode)
+		unix.Chmod(d.path(), mode|uint32(st.Mode)&unix.S_ISGID)
 	}
+}
+
+// masked reports whether what was just made in dir lacks a part of its mode because
+// of this process's umask: not where the directory says who may do what with all
+// that is made in it. The app's own umask is in mode already.
+func (fs *filesystem) masked(dir int, mode uint32) bool {
+	if mode&fs.umask == 0 {
+		return false
+	}
+	_, err := unix.Getxattr(procPath(dir), "system.posix_acl_default", nil)
+	return err != nil
 }
 
 // Mknod makes a file, a pipe or a socket.
