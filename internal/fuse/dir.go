@@ -166,6 +166,7 @@ func (fs *filesystem) readBacking(h *handle, off uint64, out *gofuse.DirEntryLis
 	if p, _ := fs.nodes.place(h.n); p != nil {
 		parentIno = p.ino
 	}
+	numbers := inodesOf(h.n.view.app, h.n.view.id, h.n.key.dev)
 	// A reply that is not full costs the app another request.
 	for {
 		if len(d.buf) == 0 {
@@ -206,7 +207,7 @@ func (fs *filesystem) readBacking(h *handle, off uint64, out *gofuse.DirEntryLis
 			case "..":
 				e.Ino = parentIno
 			default:
-				e.Ino = h.n.view.inode(h.n.key.dev, ino)
+				e.Ino = numbers.number(ino)
 			}
 			if !fs.temps.hides(name) && !out.AddDirEntry(e) {
 				return 0

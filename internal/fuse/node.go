@@ -114,25 +114,40 @@ func appNodeID(app string) uint64 {
 // depends on nothing else, so it stays when the node was forgotten meanwhile.
 func (v *docView) inode(dev, ino uint64) uint64 { return inode(v.app, v.id, dev, ino) }
 
-func inode(app, id string, dev, ino uint64) uint64 {
-	// FNV-1a, without the memory that hash/fnv takes for each file listed.
-	const offset, prime = 14695981039346656037, 1099511628211
-	h := uint64(offset)
+func inode(app, id string, dev, ino uint64) uint64 { return inodesOf(app, id, dev).number(ino) }
+
+// inodes gives the inode numbers that a view of a document has for a device. In a
+// long listing what they have in common is counted once.
+type inodes uint64
+
+// FNV-1a, without the memory that hash/fnv takes for each file listed.
+const fnvOffset, fnvPrime = 14695981039346656037, 1099511628211
+
+func inodesOf(app, id string, dev uint64) inodes {
+	h := uint64(fnvOffset)
 	for i := range len(app) {
-		h = (h ^ uint64(app[i])) * prime
+		h = (h ^ uint64(app[i])) * fnvPrime
 	}
-	h *= prime // a NUL
+	h *= fnvPrime // a NUL
 	for i := range len(id) {
-		h = (h ^ uint64(id[i])) * prime
+		h = (h ^ uint64(id[i])) * fnvPrime
 	}
-	for _, n := range [...]uint64{dev, ino} {
-		for range 8 {
-			h = (h ^ n&0xff) * prime
-			n >>= 8
-		}
-	}
+	return inodes(fnvNumber(h, dev))
+}
+
+func (i inodes) number(ino uint64) uint64 {
+	h := fnvNumber(uint64(i), ino)
 	if h <= byAppID {
 		h += byAppID + 1
+	}
+	return h
+}
+
+// fnvNumber goes on with h for the bytes of n, the lowest first.
+func fnvNumber(h, n uint64) uint64 {
+	for range 8 {
+		h = (h ^ n&0xff) * fnvPrime
+		n >>= 8
 	}
 	return h
 }
