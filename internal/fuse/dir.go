@@ -1,9 +1,11 @@
 package fuse
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -199,7 +201,9 @@ func (fs *filesystem) readBacking(h *handle, off uint64, out *gofuse.DirEntryLis
 			if size < 20 || size > len(d.buf) {
 				return syscall.EIO
 			}
-			name := unix.ByteSliceToString(d.buf[19:size])
+			text, _, _ := bytes.Cut(d.buf[19:size], []byte{0})
+			// The entry is copied before this memory is used again.
+			name := unsafe.String(unsafe.SliceData(text), len(text))
 			e := gofuse.DirEntry{Name: name, Off: next, Mode: uint32(d.buf[18]) << 12}
 			switch name {
 			case ".":

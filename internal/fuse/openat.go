@@ -116,7 +116,8 @@ func (o *opener) shows(dev uint64) bool { return o.dir != "" && dev == o.dev }
 // system bring its knowledge up to date (AT_STATX_DONT_SYNC) sees at least the
 // device right; where the file system is local that is as good as any other look.
 func (o *opener) stat(fd int) (*unix.Statx_t, syscall.Errno) {
-	st, errno := statx(fd, unix.AT_STATX_DONT_SYNC)
+	st := new(unix.Statx_t)
+	errno := statx(fd, unix.AT_STATX_DONT_SYNC, st)
 	switch {
 	case errno != 0:
 		return nil, errno
@@ -289,17 +290,16 @@ func handleOf(fd int) ([]byte, bool) {
 
 // statFD returns the status of what fd refers to, with the birth time where
 // the file system has one. It is for what is known not to be of the view;
-// opener.stat is for the rest.
-func statFD(fd int) (*unix.Statx_t, syscall.Errno) { return statx(fd, 0) }
+// opener.stat is for the rest. It is small, so that who needs the status for the
+// moment only needs no memory of the heap for it; so is glance.
+func statFD(fd int) (*unix.Statx_t, syscall.Errno) {
+	st := new(unix.Statx_t)
+	return st, statx(fd, 0, st)
+}
 
 // statx is statFD with flags of statx(2).
-func statx(fd, flags int) (*unix.Statx_t, syscall.Errno) {
-	st := new(unix.Statx_t)
-	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st)
-	if err != nil {
-		return nil, errnoOf(err)
-	}
-	return st, 0
+func statx(fd, flags int, st *unix.Statx_t) syscall.Errno {
+	return errnoOf(unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st))
 }
 
 func deviceOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
@@ -363,13 +363,16 @@ func exists(dir int, name string) bool {
 // glance is the part of the status of what is at name in dir that never changes,
 // so that the kernel need ask nobody for it.
 func glance(dir int, name string) (*unix.Statx_t, error) {
-	if !component(name) {
-		return nil, unix.ENOENT
-	}
 	st := new(unix.Statx_t)
-	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
+	return st, glanceAt(dir, name, st)
+}
+
+func glanceAt(dir int, name string, st *unix.Statx_t) error {
+	if !component(name) {
+		return unix.ENOENT
+	}
+	return unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
 		unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, st)
-	return st, err
 }
 
 // openPath opens name in dir, O_PATH, and returns its status and identity. What
