@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +72,7 @@ type daemon struct {
 	lostOnce   sync.Once
 	called     chan struct{} // a call came, while refusing
 	mounts     chan string   // where the file view was mounted
+	processors int           // as many as the runtime chose to have
 
 	opened chan struct{} // closed when store and err are set
 	store  *permstore.Store
@@ -95,6 +97,7 @@ func newDaemon(a arguments, log *slog.Logger, runtimeDir string, k *keeper.Serve
 		lost:       make(chan struct{}),
 		called:     make(chan struct{}, 1),
 		mounts:     make(chan string, 1),
+		processors: runtime.GOMAXPROCS(0),
 		opened:     make(chan struct{}),
 		movedIn:    make(chan struct{}),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -145,7 +146,13 @@ func (d *daemon) mountView(dir string, docs fuse.Documents) (documents.View, err
 			k.Close()
 		}
 	}
+	// There are as many readers of requests as the runtime has processors. One that
+	// waits keeps its processor, unless no other is idle: then the runtime takes it
+	// away, and starts a thread for it, mostly in vain. So from here on there is one
+	// for each reader, for what is answered meanwhile, and to spare.
+	runtime.GOMAXPROCS(d.processors)
 	v, err := fuse.Mount(dir, docs, o)
+	runtime.GOMAXPROCS(2*d.processors + 2)
 	if err != nil {
 		return nil, err
 	}
