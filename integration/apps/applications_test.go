@@ -124,6 +124,8 @@ func TestApplications(t *testing.T) {
 		t.Run(ChattyID, func(t *testing.T) { chatty(start(t)) })
 		t.Run(GearyID, func(t *testing.T) { geary(start(t)) })
 		t.Run(ThunderbirdID+" with an account", func(t *testing.T) { thunderbird(start(t)) })
+		t.Run(officeID+" on a file", func(t *testing.T) { offices(start(t), false) })
+		t.Run(officeID+" on a directory", func(t *testing.T) { offices(start(t), true) })
 		t.Run(ytDlpID, func(t *testing.T) { fetches(start(t)) })
 	}
 }
