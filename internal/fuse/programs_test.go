@@ -243,6 +243,57 @@ func TestATransactionIsWaitedFor(t *testing.T) {
 	wantTransactions(t, db, done)
 }
 
+// TestALongTransaction: who reads or writes in a view for longer than SQLite tries to
+// begin keeps everybody elsewhere out, and is kept out by those on the host. They are
+// told so, and go on when it is over; others in the same place see nothing of it.
+func TestALongTransaction(t *testing.T) {
+	r := newRig(t)
+	var places sync.WaitGroup
+	for i, holder := range []string{testApp, ""} {
+		id := fmt.Sprint("d", i)
+		tree := r.dirDoc(id)
+		r.docs.grant(otherApp, id, Access{Read: true, Write: true})
+		db := map[string]string{"": filepath.Join(tree, "db"), testApp: "$DOC/" + id + "/tree/db", otherApp: "$DOC/" + id + "/tree/db"}
+		r.run("", "sqlite3 "+db[""]+" 'PRAGMA journal_mode=wal;"+bank+"'")
+		first := r.sqlite(holder, db[holder], "PRAGMA wal_autocheckpoint=0;")
+		clients := make(map[string]*client)
+		for app := range db { // without -bail they go on
+			clients[app] = startSQLite(r, r.sandboxed(app, "exec sqlite3 "+db[app]+" 2>&1"), 100*time.Second, "PRAGMA wal_autocheckpoint=0;")
+		}
+		if got := first.do("BEGIN; SELECT count(*) FROM log;", "begun"); got != "0" {
+			t.Fatal(got)
+		}
+		first.out.Scan()
+		places.Go(func() {
+			var all sync.WaitGroup
+			for app, c := range clients {
+				all.Go(func() {
+					// The host waits for nobody on the host, nor an app for its own.
+					got, want := c.do("INSERT INTO log(w, i) VALUES('"+app+"', 1);", "done"), "locking protocol"
+					if app == holder {
+						want = "done"
+					}
+					if !strings.Contains(got, want) {
+						t.Errorf("%q reads, %q writes: %s", holder, app, got)
+					}
+					if app != holder {
+						c.out.Scan() // done with that
+					}
+				})
+			}
+			all.Wait()
+			first.do("COMMIT;", "committed")
+			for app, c := range clients {
+				if got := c.do("INSERT INTO log(w, i) VALUES('"+app+"', 2);", "done"); got != "done" {
+					t.Errorf("after %q has read, %q writes: %s", holder, app, got)
+				}
+			}
+			wantTransactions(t, db[""], 4)
+		})
+	}
+	places.Wait()
+}
+
 // TestSQLiteKeepsWhatItAcknowledged kills the programs that write, in all
 // places, and wants what they were told to be done.
 func TestSQLiteKeepsWhatItAcknowledged(t *testing.T) {

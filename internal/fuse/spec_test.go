@@ -39,7 +39,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"statfs, fsync of files and directories":                "CookiesAndSpaceAreThoseBelow Programs",
 		"links are text, never followed":                        "LinksAreTextOnly Attackers",
 		"renames and links between documents are EXDEV":         "TwoDocumentsAreTwoDevices ARenameOutOfADocumentIsEXDEV",
-		"SQLite, git, tar, rsync, cp, dd, vim, GTK, lock files": "SQLite ATransactionIsWaitedFor SQLiteKeepsWhatItAcknowledged ALogOutlivesTheServer PagesThatDoNotArriveLoseNothing ManyOpenALogAtOnce Programs AHostThatRemovesClones",
+		"SQLite, git, tar, rsync, cp, dd, vim, GTK, lock files": "SQLite ATransactionIsWaitedFor ALongTransaction SQLiteKeepsWhatItAcknowledged ALogOutlivesTheServer PagesThatDoNotArriveLoseNothing ManyOpenALogAtOnce Programs AHostThatRemovesClones",
 		// Rules that hold everywhere.
 		"every open is beneath a verified directory":              "OldOpensLeadNowhereElse WithoutOpenat2 AttacksWithoutOpenat2 Attackers LinksOnTheWayToADocumentAreFollowed",
 		". and .. never resolve":                                  "OldOpensLeadNowhereElse FuzzRequests",
