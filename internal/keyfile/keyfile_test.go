@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -94,7 +95,11 @@ func FuzzParse(f *testing.F) {
 
 func FuzzRoundTrip(f *testing.F) {
 	f.Add(" a;b\\\n", "x")
+	f.Add("x\f", "\f")
 	f.Fuzz(func(t *testing.T, a, b string) {
+		if strings.HasPrefix(a, "\f") {
+			return // white space before a value, for which the syntax has no other form
+		}
 		var in, out File
 		in.Set("G", "s", a)
 		in.SetList("G", "l", []string{a, b, "end"})
