@@ -255,6 +255,57 @@ func TestEndWhileTheStoreStandsStill(t *testing.T) {
 	}
 }
 
+// TestAServerStartsWhileADiskTakesNoChanges, after another one, and answers.
+func TestAServerStartsWhileADiskTakesNoChanges(t *testing.T) {
+	s := newSession(t)
+	home := filepath.Join(s.dir, "home")
+	must(t, os.Mkdir(home, 0o700))
+	disk := testdisk.Mount(t, home, filepath.Join(s.dir, "below"))
+	s.home, s.data = home, filepath.Join(home, "data")
+	f := filepath.Join(home, "f")
+	must(t, os.WriteFile(f, []byte("text"), 0o600))
+	s.start(s.bus)
+	t.Cleanup(disk.Go)
+	keeper := s.owner(s.conn, documents.Name, 0)
+	view := s.mustMount(s.conn)
+	doc := filepath.Join(view, s.add(s.conn, f), "f")
+	for range 3 {
+		disk.StopChanges()
+		s.killServer(keeper, syscall.SIGKILL)
+		within(t, "an app reads", func() {
+			if text, err := os.ReadFile(doc); err != nil || string(text) != "text" {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
+		within(t, "a call is answered", func() {
+			if dir, err := mountPoint(s.conn); err != nil || dir != view {
+				t.Errorf("%q, %v", dir, err)
+			}
+			if _, err := listTable(s.conn); err != nil {
+				t.Error(err)
+			}
+		})
+		disk.Go()
+		s.mustMount(s.conn)
+	}
+	s.terminate()
+}
+
+// within fails the test if something takes long.
+func within(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { // ends with the disk's standing still
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(soon):
+		t.Fatal("not in time: ", what)
+	}
+}
+
 // TestPermissionsWhileADiskStandsStill: what is taken away on another disk is gone,
 // also what the kernel has of it, although files on the one that stands still are
 // open, are read, and were taken away, too.

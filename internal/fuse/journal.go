@@ -3,6 +3,7 @@ package fuse
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -26,14 +27,22 @@ type journal struct {
 // the temp files that it lists, but none through the view, or returns them if they
 // are to stay.
 func openJournal(path string, stay bool, host *opener, warn func(msg string, args ...any)) (*journal, []*temp, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	// Whoever restarts a server waits for it, and to change anything may take long on
+	// a slow disk: so not even the time of the last access is changed.
+	const flags = os.O_RDWR | os.O_CREATE | os.O_APPEND | syscall.O_NOFOLLOW
+	f, err := os.OpenFile(path, flags|unix.O_NOATIME, 0o600)
+	if errors.Is(err, os.ErrPermission) { // it is somebody else's, open(2)
+		f, err = os.OpenFile(path, flags, 0o600)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	left := make(map[string]*temp)
 	r := bufio.NewReader(f)
+	empty := true
 	for {
 		line, err := r.ReadString('\n')
+		empty = empty && line == ""
 		if err != nil {
 			break
 		}
@@ -55,7 +64,7 @@ func openJournal(path string, stay bool, host *opener, warn func(msg string, arg
 		}
 	}
 	j := &journal{f: f, warn: warn}
-	if len(kept) > 0 {
+	if len(kept) > 0 || empty {
 		return j, kept, nil // the lines stay with them
 	}
 	if err := f.Truncate(0); err != nil {

@@ -248,7 +248,11 @@ func (s *Store) openDir() (err error) {
 		return os.NewSyscallError("flock", err)
 	}
 	path := filepath.Join(s.dir, fileName)
-	base, err := os.OpenFile(path, os.O_RDWR, 0)
+	// To open it changes nothing, which may take long on a slow disk.
+	base, err := os.OpenFile(path, os.O_RDWR|unix.O_NOATIME, 0)
+	if errors.Is(err, syscall.EPERM) { // it is somebody else's, open(2)
+		base, err = os.OpenFile(path, os.O_RDWR, 0)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		s.file, err = s.create(nil)
 	} else if err == nil {

@@ -60,14 +60,22 @@ type Disk struct {
 	mu      sync.Mutex
 	listing <-chan struct{}
 	still   chan struct{} // while it stands still, closed at the end of that
+	reads   bool          // nevertheless
 	waiting atomic.Int32
 }
 
 // Stop has the disk stand still: what it is asked from now on it takes and does
 // not answer, until Go or the end of the test. The test itself must not use it.
-func (d *Disk) Stop() {
+func (d *Disk) Stop() { d.stop(false) }
+
+// StopChanges is Stop for what changes something on the disk, as on one whose
+// journal is being written.
+func (d *Disk) StopChanges() { d.stop(true) }
+
+func (d *Disk) stop(reads bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reads = reads
 	if d.still == nil {
 		d.still = make(chan struct{})
 	}
@@ -86,12 +94,13 @@ func (d *Disk) Go() {
 // Waiting is how many requests the disk has taken and does not answer.
 func (d *Disk) Waiting() int { return int(d.waiting.Load()) }
 
-// pause waits while the disk stands still.
-func (d *Disk) pause() {
+// pause waits while the disk stands still, if it does so for what changes
+// something, or for all.
+func (d *Disk) pause(changes bool) {
 	d.mu.Lock()
-	still := d.still
+	still, reads := d.still, d.reads
 	d.mu.Unlock()
-	if still != nil {
+	if still != nil && (changes || !reads) {
 		d.waiting.Add(1)
 		<-still
 		d.waiting.Add(-1)
@@ -141,7 +150,7 @@ func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
 }
 
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(false)
 	h, how, errno := n.LoopbackNode.Open(ctx, flags)
 	if n.d.Direct.Load() {
 		how |= fuse.FOPEN_DIRECT_IO
@@ -150,7 +159,7 @@ func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 }
 
 func (n *node) Read(ctx context.Context, f fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(false)
 	if e := n.d.Reading.Load(); e != 0 {
 		return nil, syscall.Errno(e)
 	}
@@ -158,7 +167,7 @@ func (n *node) Read(ctx context.Context, f fs.FileHandle, dest []byte, off int64
 }
 
 func (n *node) Write(ctx context.Context, f fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Writing.Load(); e != 0 {
 		return 0, syscall.Errno(e)
 	}
@@ -166,7 +175,7 @@ func (n *node) Write(ctx context.Context, f fs.FileHandle, data []byte, off int6
 }
 
 func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Syncing.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -177,7 +186,7 @@ func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall
 }
 
 func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Making.Load(); e != 0 {
 		return nil, syscall.Errno(e)
 	}
@@ -185,7 +194,7 @@ func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.En
 }
 
 func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Making.Load(); e != 0 {
 		return nil, nil, 0, syscall.Errno(e)
 	}
@@ -193,7 +202,7 @@ func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out 
 }
 
 func (n *node) Allocate(ctx context.Context, f fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Making.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -201,7 +210,7 @@ func (n *node) Allocate(ctx context.Context, f fs.FileHandle, off, size uint64, 
 }
 
 func (n *node) Rename(ctx context.Context, name string, to fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
-	n.d.pause()
+	n.d.pause(true)
 	if e := n.d.Making.Load(); e != 0 {
 		return syscall.Errno(e)
 	}
@@ -209,7 +218,7 @@ func (n *node) Rename(ctx context.Context, name string, to fs.InodeEmbedder, new
 }
 
 func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(false)
 	n.d.mu.Lock()
 	wait := n.d.listing
 	n.d.mu.Unlock()
@@ -220,31 +229,31 @@ func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fs.FileHandle, 
 }
 
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	n.d.pause()
+	n.d.pause(false)
 	return n.LoopbackNode.Lookup(ctx, name, out)
 }
 
 func (n *node) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	n.d.pause()
+	n.d.pause(false)
 	return n.LoopbackNode.Getattr(ctx, f, out)
 }
 
 func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	n.d.pause()
+	n.d.pause(true)
 	return n.LoopbackNode.Setattr(ctx, f, in, out)
 }
 
 func (n *node) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errno {
-	n.d.pause()
+	n.d.pause(false)
 	return n.LoopbackNode.Statfs(ctx, out)
 }
 
 func (n *node) Unlink(ctx context.Context, name string) syscall.Errno {
-	n.d.pause()
+	n.d.pause(true)
 	return n.LoopbackNode.Unlink(ctx, name)
 }
 
 func (n *node) Flush(ctx context.Context, f fs.FileHandle) syscall.Errno {
-	n.d.pause()
+	n.d.pause(false)
 	return f.(fs.FileFlusher).Flush(ctx)
 }
