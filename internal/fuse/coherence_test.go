@@ -53,6 +53,66 @@ func TestHostAndSandboxSeeEachOther(t *testing.T) {
 	}
 }
 
+// TestAnOpenFileIsAsTheHostLeavesIt: who has a file open, and has just looked at its
+// name, sees what the host does to it then without a look at the name.
+func TestAnOpenFileIsAsTheHostLeavesIt(t *testing.T) {
+	r := newRig(t)
+	tree, file := r.dirDoc("d1"), r.fileDoc("f1", "")
+	for host, seen := range map[string]string{filepath.Join(tree, "f"): r.in(testApp, "d1", "tree", "f"), file: r.in(testApp, "f1", "file.txt")} {
+		must(t, os.WriteFile(host, nil, 0o600))
+		f, err := os.OpenFile(seen, os.O_RDWR|os.O_APPEND, 0)
+		must(t, err)
+		defer f.Close()
+		info := func() os.FileInfo {
+			i, err := f.Stat()
+			must(t, err)
+			return i
+		}
+		want := ""
+		for i := range 40 {
+			_, err := os.Stat(seen)
+			must(t, err)
+			line := fmt.Sprintln("line", i)
+			h, err := os.OpenFile(host, os.O_APPEND|os.O_WRONLY, 0)
+			must(t, err)
+			_, err = h.WriteString(line)
+			must(t, err)
+			must(t, h.Close())
+			want += line
+			if got := info().Size(); got != int64(len(want)) {
+				t.Fatalf("round %d: fstat: %d bytes, want %d", i, got, len(want))
+			}
+			_, err = f.WriteString("mine\n")
+			must(t, err)
+			want += "mine\n"
+			wantContent(t, host, want)
+			b := make([]byte, 4096)
+			if n, _ := f.ReadAt(b, 0); string(b[:n]) != want {
+				t.Fatalf("round %d: an open file reads %q, want %q", i, b[:n], want)
+			}
+			_, err = os.Stat(seen)
+			must(t, err)
+			mode, when := os.FileMode(0o600+i%2*0o44), time.Unix(int64(i), 5)
+			must(t, os.Chmod(host, mode))
+			must(t, os.Chtimes(host, when, when))
+			if got := info(); got.Mode() != mode || !got.ModTime().Equal(when) {
+				t.Fatalf("round %d: fstat: %v %v, want %v %v", i, got.Mode(), got.ModTime(), mode, when)
+			}
+			if i%10 == 9 {
+				must(t, os.Truncate(host, 3))
+				want = want[:3]
+				if got := info().Size(); got != 3 {
+					t.Fatalf("round %d: fstat: %d bytes after the host has cut it to 3", i, got)
+				}
+			}
+		}
+		must(t, os.Remove(host))
+		if n := info().Sys().(*syscall.Stat_t).Nlink; n != 0 {
+			t.Errorf("what the host removed has %d links", n)
+		}
+	}
+}
+
 func TestAnEditWithTheOldMtimeIsSeen(t *testing.T) {
 	r := newRig(t)
 	host := r.fileDoc("f1", "AAAA")

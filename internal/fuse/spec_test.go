@@ -53,7 +53,7 @@ func TestEveryLineOfTheSpecificationHasATest(t *testing.T) {
 		"closing one descriptor releases a process's POSIX locks": "ClosingOneDescriptorReleasesAProcesssPOSIXLocks",
 		"FLUSH reports what close reports":                        "ClosingSaysWhatTheFileSystemBelowSays",
 		"each optional part of a request may be absent":           "FuzzRequests POSIX",
-		"coherence both ways":                                     "HostAndSandboxSeeEachOther ReadAndWriteBothWays AnEditWithTheOldMtimeIsSeen PagesAreKeptOnlyOfUnchangedFiles ReplaceStormIsSeenWithoutErrors MappedPagesAreNotAppended",
+		"coherence both ways":                                     "HostAndSandboxSeeEachOther AnOpenFileIsAsTheHostLeavesIt ReadAndWriteBothWays AnEditWithTheOldMtimeIsSeen PagesAreKeptOnlyOfUnchangedFiles ReplaceStormIsSeenWithoutErrors MappedPagesAreNotAppended",
 		"inode numbers are stable, collisions resolved":           "InodeNumbersAreStable CollidingInodeNumbersAreToldApart",
 		"cookies are the backing file system's":                   "CookiesAndSpaceAreThoseBelow POSIX",
 		"nothing is kept open without a user":                     "MediaCanBeTakenAway AFewDescriptorsAreEnough NothingLeaks NothingIsKeptWithoutAUser",
