@@ -147,7 +147,9 @@ func TestNoticesOutliveTheServer(t *testing.T) {
 	for _, c := range all {
 		select {
 		case text := <-c.said:
-			t.Error(text)
+			if !s.older || !strings.Contains(text, unix.ESTALE.Error()) {
+				t.Error(text)
+			}
 		default:
 		}
 	}
