@@ -120,6 +120,10 @@ func openDB(base *os.File, path string, noSync bool) (_ *file, err error) {
 		return nil, err
 	}
 	f.db.AllocSize = growStep
+	// What is mapped is open, and locked, as long as a thread of this process is
+	// left, and one that tells the kernel of something may be for a while when the
+	// process is dead. The lock file, which nobody maps, is what holds the directory.
+	unix.Flock(int(base.Fd()), unix.LOCK_UN)
 	f.head, err = unix.Mmap(int(base.Fd()), 0, 2*f.db.Info().PageSize, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		f.closeDB()
@@ -192,10 +196,6 @@ func (s *Store) reopen() error {
 	// of another handle and would reuse their pages.
 	if err := old.closeDB(); err != nil {
 		s.log.Debug("closing the old handle of the permission store", "error", err)
-	}
-	// Closing gave the lock up, which both handles share.
-	if err := unix.Flock(int(old.base.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		s.log.Debug("locking the permission store again", "error", err)
 	}
 	return nil
 }
