@@ -18,6 +18,7 @@ import (
 	"docportal/internal/documents"
 	"docportal/internal/permstore"
 	"docportal/internal/testdisk"
+	"docportal/internal/testsession"
 )
 
 // soon is when what is to come within a second or two comes, on a machine that has
@@ -71,7 +72,7 @@ func (s *session) endsInTime(p *process, end func()) {
 	}
 	took := time.Since(start)
 	s.t.Log("it took ", took)
-	if took > soon {
+	if took > testsession.Limit(2*time.Second) {
 		s.t.Errorf("it took %v", took)
 	}
 	if s.mounted() {

@@ -15,6 +15,7 @@ import (
 	"docportal/internal/bus"
 	"docportal/internal/documents"
 	"docportal/internal/permstore"
+	"docportal/internal/testsession"
 )
 
 // serverOf is the server of a docportal, 0 while there is none.
@@ -93,10 +94,6 @@ func TestCallsOutliveTheServer(t *testing.T) {
 	s.data, err = os.MkdirTemp("/dev/shm", "docportal-test")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(s.data) })
-	limit := soon
-	if os.Getenv("DOCPORTAL_LONG") != "" {
-		limit = time.Second
-	}
 	s.start(s.bus)
 	keeper := s.owner(s.conn, permstore.Name, 0)
 	s.mustMount(s.conn)
@@ -137,7 +134,7 @@ func TestCallsOutliveTheServer(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	t.Logf("%d calls, %d lost, the longest took %v", calls, lost, longest)
-	if longest > limit {
+	if longest > testsession.Limit(time.Second) {
 		t.Errorf("a call took %v", longest)
 	}
 	if lost > kills() {
@@ -176,7 +173,7 @@ func TestServerKilledInAnyPhaseOfTheStart(t *testing.T) {
 		if err != nil {
 			doc = s.mustMount(s.conn)
 		}
-		if took := time.Since(start); took > soon {
+		if took := time.Since(start); took > testsession.Limit(2*time.Second) {
 			t.Errorf("killed after %d ms: it took %v", n, took)
 		}
 		if pid := s.pid(s.conn, documents.Name); pid != p.cmd.Process.Pid {
@@ -204,7 +201,7 @@ func TestServerEndsWithItsKeeper(t *testing.T) {
 		keeper := s.owner(s.conn, documents.Name, 0)
 		server := serverOf(keeper)
 		syscall.Kill(keeper, syscall.SIGKILL)
-		end := time.Now().Add(soon)
+		end := time.Now().Add(testsession.Limit(time.Second))
 		for runs(server) {
 			if time.Now().After(end) {
 				t.Fatal("the server goes on")

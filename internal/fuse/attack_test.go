@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"docportal/internal/testsession"
 )
 
 // named is every operation on a file document that takes a name: on path, and
@@ -479,7 +481,11 @@ func TestRevocation(t *testing.T) {
 	eventually(t, "mapped pages go", func() bool {
 		return mincore(m[:1], vec[:]) == nil && vec[0]&1 == 0
 	})
-	t.Log("mapped pages went after", time.Since(start))
+	took := time.Since(start)
+	t.Log("mapped pages went after", took)
+	if took > testsession.Limit(100*time.Millisecond) {
+		t.Error("that is late")
+	}
 
 	r.docs.remove("d1")
 	r.view.Invalidate("d1")

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"docportal/internal/keeper"
+	"docportal/internal/testsession"
 )
 
 // survivor is a view whose server can be killed: it runs in a process of its
@@ -216,6 +217,9 @@ func (s *survivor) kills(work func() error, workers int, distance time.Duration)
 		s.Fatal("something hangs")
 	}
 	s.Logf("%d kills, %d rounds", kills, rounds.Load())
+	if rounds.Load() == 0 {
+		s.Error("nothing was done")
+	}
 }
 
 // lost reports whether that is what an operation may come to that was under way
@@ -240,7 +244,7 @@ func resends() bool {
 
 // within fails an operation that takes long.
 func within(what string, start time.Time, err error) error {
-	if took := time.Since(start); took > patience {
+	if took := time.Since(start); took > testsession.Limit(time.Second) {
 		return fmt.Errorf("%s took %v (%v)", what, took, err)
 	}
 	if err != nil {

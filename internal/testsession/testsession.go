@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Run runs the tests and returns the exit status for TestMain. Root runs them
@@ -161,4 +162,14 @@ func StartBus(t testing.TB, dir string, environment ...string) *Bus {
 func (b *Bus) Stop() {
 	b.cancel()
 	b.cmd.Wait()
+}
+
+// Limit is how long something may take for which there is a time: that time in the
+// long tests, which have a machine for themselves, and else what tells what hangs
+// from what is slow because the machine has much else to do.
+func Limit(exact time.Duration) time.Duration {
+	if os.Getenv("DOCPORTAL_LONG") != "" {
+		return exact
+	}
+	return 20 * time.Second
 }
