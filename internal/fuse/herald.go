@@ -66,8 +66,13 @@ type Low struct {
 const lowNumbers = 64
 
 // Reserve takes all numbers below lowNumbers that are free, until the end of the
-// process. Who calls it has no file open yet.
+// process. Who calls it has no file open yet. It returns nil where descriptors are
+// too few for that.
 func Reserve() *Low {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur < 4*lowNumbers {
+		return nil
+	}
 	pollerIsThere()
 	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
