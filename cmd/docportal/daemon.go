@@ -47,6 +47,10 @@ var usual = timeouts{
 	calls:   500 * time.Millisecond,
 }
 
+// slowStore is how long opening the store may take before the next server is
+// prepared for meanwhile.
+const slowStore = 200 * time.Millisecond
+
 const retryInterval = 5 * time.Millisecond // the store's lock has no event
 
 // daemon is one instance, from its start to its end.
@@ -144,7 +148,14 @@ func (d *daemon) serve(ctx context.Context) error {
 		go d.docs.Mount(ctx) // ends with the attempt
 	}
 	if docs && perms { // who waits for another's name would get it, and not know
-		d.preparing.Go(func() { d.have(ctx) })
+		d.preparing.Go(func() {
+			select { // whoever waits for this server comes first
+			case <-d.opened:
+			case <-time.After(slowStore):
+			case <-ctx.Done():
+			}
+			d.have(ctx)
+		})
 	}
 	// Also if the end has come already: who has the names has calls to answer.
 	d.openStore(ctx)
