@@ -105,37 +105,56 @@ func detach(dir string) error {
 	return nil
 }
 
-// whereabouts say which mount is ours, whoever has mounted on dir since.
-func whereabouts(dir string, dev uint64) string { return strconv.FormatUint(dev, 10) + " " + dir }
+// whereabouts say which mount is ours, whoever has mounted on dir since, and which
+// connection, whoever has its number since.
+func whereabouts(dir string, dev uint64) string {
+	return fmt.Sprintf("%d %d %s", dev, connected(dev), dir)
+}
 
 // parseWhereabouts is what whereabouts has made its text of.
-func parseWhereabouts(text string) (dir string, dev uint64) {
-	number, dir, _ := strings.Cut(text, " ")
+func parseWhereabouts(text string) (dir string, dev uint64, since int64) {
+	number, rest, _ := strings.Cut(text, " ")
+	time, dir, _ := strings.Cut(rest, " ")
 	dev, _ = strconv.ParseUint(number, 10, 64)
-	return dir, dev
+	since, _ = strconv.ParseInt(time, 10, 64)
+	return dir, dev, since
+}
+
+// connection is where the kernel lists a mount's connection, if fusectl is mounted
+// (Documentation/filesystems/fuse.rst). It goes with the mount's last user.
+func connection(dev uint64) string {
+	return fmt.Sprintf("/sys/fs/fuse/connections/%d", unix.Minor(dev))
+}
+
+// connected is when a mount's connection began, in nanoseconds since 1970, or 0
+// where that is not known.
+func connected(dev uint64) int64 {
+	var st unix.Stat_t
+	if err := unix.Stat(connection(dev), &st); err != nil {
+		return 0
+	}
+	return st.Mtim.Nano()
 }
 
 // Detach takes away a mount by its whereabouts (Options.Keep), whatever is open on it, if
 // it is there.
 func Detach(where string) error {
-	dir, dev := parseWhereabouts(where)
+	dir, dev, _ := parseWhereabouts(where)
 	if _, ok := mountOf(dir, dev); !ok {
 		return nil
 	}
 	return detach(dir)
 }
 
-// Abort ends the connection of a mount, whoever has it: what is asked fails. Where
-// no fusectl is mounted it does nothing.
+// Abort ends the connection of a mount, by its whereabouts, whoever has it: what is
+// asked fails. Where no fusectl is mounted it does nothing.
 func Abort(where string) {
-	if _, dev := parseWhereabouts(where); dev != 0 {
+	if _, dev, since := parseWhereabouts(where); since != 0 && since == connected(dev) {
 		abort(dev)
 	}
 }
 
-func abort(dev uint64) {
-	os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(dev)), []byte("1"), 0)
-}
+func abort(dev uint64) { os.WriteFile(connection(dev)+"/abort", []byte("1"), 0) }
 
 // prepare makes dir ready to be mounted on: a mount whose daemon is dead is
 // taken away, one that lives is ErrMounted, or taken away if replace is set.
