@@ -45,8 +45,10 @@ type filesystem struct {
 	started   time.Time
 	// directoryTime is how long the kernel may keep a directory's name.
 	directoryTime time.Duration
-	host          *opener // knows of the mount before the first request
-	receiving     receiving
+	// indexTurn is after how long nobody joins who uses an index of a log.
+	indexTurn time.Duration
+	host      *opener // knows of the mount before the first request
+	receiving receiving
 }
 
 func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st *state) *filesystem {
@@ -73,7 +75,7 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 	fs.handles.next = epoch << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
 	fs.temps.grace = tempGrace
-	fs.directoryTime = directoryTime
+	fs.directoryTime, fs.indexTurn = directoryTime, indexTurn
 	return fs
 }
 

@@ -33,13 +33,13 @@ import (
 // keepTime is for how long the kernel may keep the name of a document.
 const keepTime = 24 * time.Hour
 
-// directoryTime is for how long it may keep that of a directory inside one. Where
-// there is no directory any more some calls are answered by the kernel itself for so
-// long: unlink(2), open(2) to write or create, truncate(2), readlink(2), link(2)
-// from there and rename(2) over a file. No time at all costs git status three times
-// the look-ups, a walk through a path of five directories seven times; of a second
-// nothing is felt.
-const directoryTime = time.Second
+// directoryTime is for how long it may keep that of a directory inside one, about a
+// tick of its clock. Where there is no directory any more some calls are answered by
+// the kernel itself for so long: unlink(2), open(2) to write or create, truncate(2),
+// readlink(2), link(2) from there and rename(2) over a file. No time at all costs
+// git status three times the look-ups, a walk through a path of five directories
+// seven times; but programs that walk come back to a directory at once.
+const directoryTime = 4 * time.Millisecond
 
 // walkTime is for how long a thread that was told ESTALE counts as one that
 // walks its path again.

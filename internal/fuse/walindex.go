@@ -175,7 +175,7 @@ func (fs *filesystem) enterIndex(cancel <-chan struct{}, f *fileLocks, k lockKey
 		sleep := indexPatience
 		long := x.view != nil && x.ready && now.Sub(x.since) > indexPatience
 		switch {
-		case x.view == h.n && x.ready && (f.active(owner) || now.Sub(x.since) < indexTurn || !x.wanted()):
+		case x.view == h.n && x.ready && (f.active(owner) || now.Sub(x.since) < fs.indexTurn || !x.wanted()):
 			return 0
 		case x.view != nil:
 		case now.Before(x.rest):
@@ -296,7 +296,7 @@ func (f *fileLocks) leaveIndex(fs *filesystem, k lockKey, n *node, now, begins b
 		return x.given
 	case !x.ready: // it is being taken for somebody else
 		return nil
-	case now || x.wrote || !begins && !x.again || x.wanted() && time.Since(x.since) >= indexTurn:
+	case now || x.wrote || !begins && !x.again || x.wanted() && time.Since(x.since) >= fs.indexTurn:
 		f.giveIndex(fs, k)
 		return x.given
 	}
