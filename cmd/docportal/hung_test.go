@@ -147,9 +147,7 @@ func TestEndWhileADiskStandsStill(t *testing.T) {
 // returns the document's path.
 func (s *session) onADisk() (*testdisk.Disk, *process, string) {
 	s.t.Helper()
-	place := filepath.Join(s.dir, "disk")
-	must(s.t, os.Mkdir(place, 0o700))
-	disk := testdisk.Mount(s.t, place, filepath.Join(s.dir, "below"))
+	disk, place := s.mountDisk("disk")
 	f := filepath.Join(place, "dir/f")
 	must(s.t, os.Mkdir(filepath.Dir(f), 0o700))
 	must(s.t, os.WriteFile(f, make([]byte, 1<<20), 0o600))
@@ -187,6 +185,25 @@ func TestReloadWhileADiskStandsStill(t *testing.T) {
 	s.await("the end of the server", func() bool { return !waits(server) })
 }
 
+// mountDisk mounts a disk in the session's directory.
+func (s *session) mountDisk(name string) (disk *testdisk.Disk, place string) {
+	s.t.Helper()
+	place = filepath.Join(s.dir, name)
+	must(s.t, os.Mkdir(place, 0o700))
+	return testdisk.Mount(s.t, place, filepath.Join(s.dir, "below")), place
+}
+
+// atHomeOnADisk has the person's home, and so docportal's store, on a disk of its
+// own, with a file f in it.
+func (s *session) atHomeOnADisk() (disk *testdisk.Disk, f string) {
+	s.t.Helper()
+	disk, s.home = s.mountDisk("home")
+	s.data = filepath.Join(s.home, "data")
+	f = filepath.Join(s.home, "f")
+	must(s.t, os.WriteFile(f, []byte("text"), 0o600))
+	return disk, f
+}
+
 // TestEndWhileTheStoreStandsStill: the disk of docportal's own home stands still,
 // when all works, before the file view is mounted, or before it starts. It ends in
 // time, and what was acknowledged is there when the disk is.
@@ -194,12 +211,7 @@ func TestEndWhileTheStoreStandsStill(t *testing.T) {
 	for _, when := range []string{"serving", "not mounted", "starting"} {
 		t.Run(when, func(t *testing.T) {
 			s := newSession(t)
-			home := filepath.Join(s.dir, "home")
-			must(t, os.Mkdir(home, 0o700))
-			disk := testdisk.Mount(t, home, filepath.Join(s.dir, "below"))
-			s.home, s.data = home, filepath.Join(home, "data")
-			f := filepath.Join(home, "f")
-			must(t, os.WriteFile(f, []byte("text"), 0o600))
+			disk, f := s.atHomeOnADisk()
 			set := func(id string) error {
 				return call(s.conn, permstore.Name, permstore.Path, permstore.Name, "SetPermission", "sbssas", []any{"t", true, id, "org.example.A", []string{"yes"}})
 			}
@@ -259,12 +271,7 @@ func TestEndWhileTheStoreStandsStill(t *testing.T) {
 // TestAServerStartsWhileADiskTakesNoChanges, after another one, and answers.
 func TestAServerStartsWhileADiskTakesNoChanges(t *testing.T) {
 	s := newSession(t)
-	home := filepath.Join(s.dir, "home")
-	must(t, os.Mkdir(home, 0o700))
-	disk := testdisk.Mount(t, home, filepath.Join(s.dir, "below"))
-	s.home, s.data = home, filepath.Join(home, "data")
-	f := filepath.Join(home, "f")
-	must(t, os.WriteFile(f, []byte("text"), 0o600))
+	disk, f := s.atHomeOnADisk()
 	s.start(s.bus)
 	t.Cleanup(disk.Go)
 	keeper := s.owner(s.conn, documents.Name, 0)
