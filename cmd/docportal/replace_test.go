@@ -19,6 +19,7 @@ import (
 	"docportal/internal/documents"
 	"docportal/internal/fuse"
 	"docportal/internal/permstore"
+	"docportal/internal/testsession"
 )
 
 // replace starts an instance that takes over from another one, and waits until
@@ -72,7 +73,7 @@ func TestReplace(t *testing.T) {
 				select {
 				case <-stop:
 					t.Logf("%s: %d times, the longest took %v", what, n, longest)
-					if longest > soon {
+					if longest > testsession.Limit(2*time.Second) {
 						t.Errorf("%s took %v", what, longest)
 					}
 					return

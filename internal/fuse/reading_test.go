@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"docportal/internal/testsession"
 )
 
 // streamed opens p and reads from it until it has a lease.
@@ -110,7 +112,7 @@ func TestWhatTheHostWritesEndsALease(t *testing.T) {
 		must(t, err)
 		_, err = w.Write(text)
 		must(t, err)
-		if took := time.Since(start); took > patience {
+		if took := time.Since(start); took > testsession.Limit(time.Second) {
 			t.Fatalf("round %d: the writer waited %v", i, took)
 		}
 
@@ -172,7 +174,7 @@ func TestWhatIsNotDataIsSeenDuringALease(t *testing.T) {
 			must(t, err)
 			return info.Mode() == 0o666
 		})
-		if took := time.Since(start); took > patience {
+		if took := time.Since(start); took > testsession.Limit(2*time.Second) {
 			t.Errorf("round %d: after %v", i, took)
 		}
 	}

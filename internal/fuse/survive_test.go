@@ -217,8 +217,12 @@ func (s *survivor) kills(work func() error, workers int, distance time.Duration)
 		s.Fatal("something hangs")
 	}
 	s.Logf("%d kills, %d rounds", kills, rounds.Load())
-	if rounds.Load() == 0 {
-		s.Error("nothing was done")
+	least := int64(1)
+	if long() {
+		least = int64(kills / 4)
+	}
+	if rounds.Load() < least {
+		s.Error("hardly anything was done")
 	}
 }
 
@@ -644,7 +648,7 @@ func TestAServerThatWaitsForItselfEnds(t *testing.T) {
 		start := time.Now()
 		s.kill()
 		eventually(t, "another server", func() bool { pid := s.server(); return pid != 0 && pid != before })
-		if took := time.Since(start); took > patience {
+		if took := time.Since(start); took > testsession.Limit(3*time.Second) {
 			t.Errorf("it took %v", took)
 		}
 		// What is asked for while the dead one is still there fails.
