@@ -63,9 +63,13 @@ func (fs *filesystem) unmask(dir int, name string, mode, typ uint32) {
 		return
 	}
 	defer d.put()
-	if key.typ == typ {
-		unix.Chmod(d.path(), mode|uint32(st.Mode)&unix.S_ISGID)
+	if key.typ != typ {
+		return
 	}
+	if typ == unix.S_IFDIR {
+		mode |= uint32(st.Mode) & unix.S_ISGID
+	}
+	unix.Chmod(d.path(), mode)
 }
 
 // masked reports whether what was just made in dir lacks a part of its mode because
