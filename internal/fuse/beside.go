@@ -31,7 +31,7 @@ func (fs *filesystem) beside(doc *Document, name string) (bool, syscall.Errno) {
 	if !ok || suffix != logSuffix && suffix != indexSuffix {
 		return false, 0
 	}
-	base, _, errno := fs.host.openBase(doc, nil)
+	base, errno := fs.host.openBase(doc, nil, new(unix.Statx_t))
 	if errno != 0 {
 		return false, errno
 	}

@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"container/list"
 	"sync"
 	"time"
 )
@@ -20,35 +19,38 @@ const (
 
 // cache keeps the descriptors of nodes that were just looked up, so that the
 // operation that the look-up was for finds the same file whatever happened to
-// its name since.
+// its name since. Every look-up adds one, so that takes no memory of the heap.
 type cache struct {
-	mu     sync.Mutex
-	byNode map[*node]*list.Element
-	order  list.List // of *cached, oldest first
-	timer  *time.Timer
-	closed bool
+	mu      sync.Mutex
+	started time.Time // of the clock for cached.at; the first descriptor's time
+	entries [cacheSize]cached
+	timer   *time.Timer
+	ticking bool // the timer will call expire
+	closed  bool
 }
 
+// cached is a descriptor of n, which has its place in the cache; n is nil if there
+// is none.
 type cached struct {
 	n  *node
 	d  *descriptor
-	at time.Time
+	at time.Duration
 }
+
+func (c *cache) now() time.Duration { return time.Since(c.started) }
 
 // get returns the descriptor of n, which the caller puts back, or nil.
 func (c *cache) get(n *node) *descriptor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byNode[n]
-	if e == nil {
+	if n.cacheEntry == nil {
 		return nil
 	}
-	v := e.Value.(*cached)
-	if time.Since(v.at) >= cacheTime {
-		c.remove(e)
+	if c.now()-n.cacheEntry.at >= cacheTime {
+		c.remove(n.cacheEntry)
 		return nil
 	}
-	return v.d.get()
+	return n.cacheEntry.d.get()
 }
 
 // add keeps d, of which it takes a reference of its own, for n.
@@ -58,17 +60,18 @@ func (c *cache) add(n *node, d *descriptor) {
 	if c.closed {
 		return
 	}
-	if c.byNode == nil {
-		c.byNode = make(map[*node]*list.Element)
+	if c.started.IsZero() {
+		c.started = time.Now()
 	}
-	if e := c.byNode[n]; e != nil {
-		c.remove(e)
+	e := n.cacheEntry
+	if e == nil {
+		e = c.oldest()
 	}
-	for c.order.Len() >= cacheSize {
-		c.remove(c.order.Front())
-	}
-	c.byNode[n] = c.order.PushBack(&cached{n, d.get(), time.Now()})
-	if c.order.Len() == 1 {
+	c.remove(e)
+	*e = cached{n, d.get(), c.now()}
+	n.cacheEntry = e
+	if !c.ticking {
+		c.ticking = true
 		if c.timer == nil {
 			c.timer = time.AfterFunc(cacheTime, c.expire)
 		} else {
@@ -77,31 +80,59 @@ func (c *cache) add(n *node, d *descriptor) {
 	}
 }
 
+// oldest is a free entry, or the one whose descriptor was added before all others.
+func (c *cache) oldest() *cached {
+	oldest := &c.entries[0]
+	for i := range c.entries {
+		e := &c.entries[i]
+		if e.n == nil {
+			return e
+		}
+		if e.at < oldest.at {
+			oldest = e
+		}
+	}
+	return oldest
+}
+
 func (c *cache) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for e := c.order.Front(); e != nil; e = c.order.Front() {
-		rest := cacheTime - time.Since(e.Value.(*cached).at)
-		if rest > 0 {
-			c.timer.Reset(rest)
-			return
+	c.ticking = false
+	now, rest := c.now(), time.Duration(0)
+	for i := range c.entries {
+		e := &c.entries[i]
+		if e.n == nil {
+			continue
 		}
-		c.remove(e)
+		left := cacheTime - (now - e.at)
+		if left <= 0 {
+			c.remove(e)
+		} else if rest == 0 || left < rest {
+			rest = left
+		}
+	}
+	if rest > 0 {
+		c.ticking = true
+		c.timer.Reset(rest)
 	}
 }
 
-func (c *cache) remove(e *list.Element) {
-	v := c.order.Remove(e).(*cached)
-	delete(c.byNode, v.n)
-	v.d.put()
+// remove empties e. c.mu is held.
+func (c *cache) remove(e *cached) {
+	if e.n != nil {
+		e.n.cacheEntry = nil
+		e.d.put()
+		*e = cached{}
+	}
 }
 
 // drop forgets the descriptor of n.
 func (c *cache) drop(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.byNode[n]; e != nil {
-		c.remove(e)
+	if n.cacheEntry != nil {
+		c.remove(n.cacheEntry)
 	}
 }
 
@@ -109,12 +140,10 @@ func (c *cache) drop(n *node) {
 func (c *cache) dropView(v *docView) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for e := c.order.Front(); e != nil; {
-		next := e.Next()
-		if e.Value.(*cached).n.view == v {
+	for i := range c.entries {
+		if e := &c.entries[i]; e.n != nil && e.n.view == v {
 			c.remove(e)
 		}
-		e = next
 	}
 }
 
@@ -123,8 +152,8 @@ func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for e := c.order.Front(); e != nil; e = c.order.Front() {
-		c.remove(e)
+	for i := range c.entries {
+		c.remove(&c.entries[i])
 	}
 	if c.timer != nil {
 		c.timer.Stop()

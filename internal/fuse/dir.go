@@ -40,7 +40,7 @@ func (fs *filesystem) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *go
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s, &in.InHeader)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -136,7 +136,8 @@ func (fs *filesystem) list(n *node, s *docState) ([]gofuse.DirEntry, syscall.Err
 		}
 		return e, 0
 	}
-	base, st, errno := fs.base(s)
+	st := new(unix.Statx_t)
+	base, errno := fs.base(s, st)
 	if errno != 0 {
 		return nil, errno
 	}
@@ -145,7 +146,7 @@ func (fs *filesystem) list(n *node, s *docState) ([]gofuse.DirEntry, syscall.Err
 		return append(e, gofuse.DirEntry{Name: s.doc.Name, Ino: n.view.inode(deviceOf(st), st.Ino), Mode: unix.S_IFDIR}), 0
 	}
 	for name, hidden := range n.view.names2(s.doc) {
-		id, _, errno := fs.host.identityAt(base.fd, hidden)
+		id, errno := fs.host.identityAt(base.fd, hidden)
 		if errno != 0 || id.typ != unix.S_IFREG {
 			continue
 		}

@@ -29,7 +29,7 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofus
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s, &in.InHeader)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -98,7 +98,7 @@ func (fs *filesystem) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name s
 	if fs.temps.hides(name) {
 		return status(syscall.EACCES)
 	}
-	dir, errno := fs.descriptor(n, s, &in.InHeader)
+	dir, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -142,7 +142,7 @@ func (fs *filesystem) createIn(n *node, s *docState, dir int, backing string, in
 	if n.kind == kindDoc {
 		k = kindFile
 	}
-	child, _ := fs.nodes.look(n.view, k, n, name, key, false)
+	child := fs.nodes.look(n.view, k, n, name, key)
 	if errno := fs.opened(child, fd, in.Flags, &out.OpenOut); errno != 0 {
 		fs.nodes.forget(child.id, 1)
 		return errno
@@ -164,7 +164,7 @@ func (fs *filesystem) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *
 	if n.kind != kindTop && n.kind != kindTree {
 		return status(syscall.EOPNOTSUPP)
 	}
-	dir, errno := fs.descriptor(n, s, &in.InHeader)
+	dir, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -183,7 +183,7 @@ func (fs *filesystem) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *
 		unix.Close(fd)
 		return status(errno)
 	}
-	child, _ := fs.nodes.look(n.view, kindTree, nil, "", identify(fd, st), false)
+	child := fs.nodes.look(n.view, kindTree, nil, "", identify(fd, st))
 	if errno := fs.opened(child, fd, in.Flags, &out.OpenOut); errno != 0 {
 		fs.nodes.forget(child.id, 1)
 		return status(errno)

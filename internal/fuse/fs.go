@@ -18,23 +18,22 @@ import (
 const hostPathAttr = "user.document-portal.host-path"
 
 // filesystem answers the kernel's requests. Timeouts are 0: whatever the
-// kernel knows of a document it asks again. Only by-app and the app ids in it
-// are always there and always the same.
+// kernel knows of a document's files it asks again, every name of a path. Only
+// by-app and the app ids in it are always there and always the same, and the
+// names of documents are until their permissions change.
 type filesystem struct {
 	gofuse.RawFileSystem // answers what is not implemented here
 
-	docs     Documents
-	log      *slog.Logger
-	verbose  bool // decisions are logged
-	nodes    *table
-	cache    cache
-	handles  handleTable
-	lost     lostHandles
-	temps    tempFiles
-	locks    lockTable
-	calls    callTable
-	walks    walks
-	dropName func(parent uint64, name string) // makes the kernel forget a name
+	docs    Documents
+	log     *slog.Logger
+	verbose bool // decisions are logged
+	nodes   *table
+	cache   cache
+	handles handleTable
+	lost    lostHandles
+	temps   tempFiles
+	locks   lockTable
+	calls   callTable
 	// dropInode makes the kernel write the pages of a node and forget them; it
 	// reports whether it has.
 	dropInode func(node uint64) bool
@@ -43,8 +42,6 @@ type filesystem struct {
 	gid       uint32
 	umask     uint32 // the process's, which the kernel applies to what is created
 	started   time.Time
-	// directoryTime is how long the kernel may keep a directory's name.
-	directoryTime time.Duration
 	// indexTurn is after how long nobody joins who uses an index of a log.
 	indexTurn time.Duration
 	host      *opener // knows of the mount before the first request
@@ -69,13 +66,12 @@ func newFilesystem(docs Documents, log *slog.Logger, uid, gid, umask uint32, st 
 	}
 	fs.host = newOpener(fs.calls.isLocal)
 	fs.readings.forget = func(uint64) {}
-	fs.dropName = func(uint64, string) {}
 	fs.dropInode = func(uint64) bool { return true }
 	fs.handles.byID = make(map[uint64]*handle)
 	fs.handles.next = epoch << 40
 	fs.handles.limit, fs.handles.total = handleLimits()
 	fs.temps.grace = tempGrace
-	fs.directoryTime, fs.indexTurn = directoryTime, indexTurn
+	fs.indexTurn = indexTurn
 	return fs
 }
 
@@ -116,21 +112,8 @@ func (fs *filesystem) refused(app, document, reason string) {
 
 // descriptor returns a descriptor of what n stands for, which the caller puts
 // back: one that was opened for the look-up that led here, one that is open
-// anyway, or else what is at its place, if that is still the same file. If the
-// kernel may have kept the name of n there may have been no look-up, and only
-// its place counts. who asks matters then.
-func (fs *filesystem) descriptor(n *node, s *docState, who *gofuse.InHeader) (*descriptor, syscall.Errno) {
-	return fs.directory(n, s, who, "")
-}
-
-// directory is descriptor to look name up.
-func (fs *filesystem) directory(n *node, s *docState, who *gofuse.InHeader, name string) (*descriptor, syscall.Errno) {
-	if fs.walks.back(who, n) {
-		return nil, syscall.ESTALE
-	}
-	if found := fs.walks.step(who, n, name); n.kept.Load() && !found {
-		return fs.verified(n, s, who, name)
-	}
+// anyway, or else what is at its place, if that is still the same file.
+func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Errno) {
 	if n.kind != kindDoc {
 		if d := fs.cache.get(n); d != nil {
 			return d, 0
@@ -143,34 +126,34 @@ func (fs *filesystem) directory(n *node, s *docState, who *gofuse.InHeader, name
 }
 
 // base is openBase, and notes what kind of file system that is.
-func (fs *filesystem) base(s *docState) (*descriptor, *unix.Statx_t, syscall.Errno) {
-	d, st, errno := fs.host.openBase(s.doc, &s.base)
+func (fs *filesystem) base(s *docState, st *unix.Statx_t) (*descriptor, syscall.Errno) {
+	d, errno := fs.host.openBase(s.doc, &s.base, st)
 	if errno == 0 {
 		fs.calls.learn(d.fd, deviceOf(st))
 	}
-	return d, st, errno
+	return d, errno
 }
 
 // resolve is descriptor by way of the place alone.
 func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno) {
 	var d *descriptor
 	var key identity
+	var st unix.Statx_t
 	switch n.kind {
 	case kindDoc:
-		d, _, errno := fs.base(s)
-		return d, errno
+		return fs.base(s, &st)
 	case kindTop:
-		base, st, errno := fs.base(s)
+		base, errno := fs.base(s, &st)
 		if errno != 0 {
 			return nil, errno
 		}
-		d, key = base, identify(base.fd, st)
+		d, key = base, identify(base.fd, &st)
 	case kindFile, kindTree:
 		parent, name := fs.nodes.place(n)
 		if parent == nil {
 			return nil, syscall.ESTALE
 		}
-		dir, errno := fs.descriptor(parent, s, nil) // by its place, if its name was kept
+		dir, errno := fs.descriptor(parent, s)
 		if errno != 0 {
 			return nil, errno
 		}
@@ -178,12 +161,7 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		if n.kind == kindFile {
 			name = n.view.backing(s.doc, name)
 		}
-		if n.kept.Load() {
-			if d := fs.here(n, dir.fd, name); d != nil {
-				return d, 0
-			}
-		}
-		if d, _, key, errno = fs.host.openPath(dir.fd, name); errno != 0 {
+		if d, key, errno = fs.host.openPath(dir.fd, name, &st); errno != 0 {
 			if errno == syscall.ENOENT {
 				errno = syscall.ESTALE
 			}
@@ -200,22 +178,6 @@ func (fs *filesystem) resolve(n *node, s *docState) (*descriptor, syscall.Errno)
 		fs.cache.add(n, d)
 	}
 	return d, 0
-}
-
-// here returns a descriptor of n that there is, if n is what is at name in dir.
-func (fs *filesystem) here(n *node, dir int, name string) *descriptor {
-	d := fs.cache.get(n)
-	if d == nil {
-		d = fs.nodes.open(n)
-	}
-	if d == nil {
-		return nil
-	}
-	if id, sure, errno := fs.host.identityAt(dir, name); errno != 0 || !sure || id != n.key {
-		d.put()
-		return nil
-	}
-	return d
 }
 
 // Lookup finds a name in a directory.
@@ -248,13 +210,18 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name st
 		// A path through here does not exist any more.
 		return status(syscall.ENOENT)
 	}
-	return status(fs.lookupFile(n, s, h, name, out))
+	return status(fs.lookupFile(n, s, name, out))
 }
+
+// keepTime is for how long the kernel may keep names that the view makes up
+// itself. That of a document is dropped when its permissions change, before their
+// author is told.
+const keepTime = 24 * time.Hour
 
 // always lets the kernel remember an entry.
 func always(out *gofuse.EntryOut) {
-	out.SetEntryTimeout(24 * time.Hour)
-	out.SetAttrTimeout(24 * time.Hour)
+	out.SetEntryTimeout(keepTime)
+	out.SetAttrTimeout(keepTime)
 }
 
 func (fs *filesystem) lookupDocument(parent *node, id string, out *gofuse.EntryOut) syscall.Errno {
@@ -279,58 +246,84 @@ func documentMode(doc *Document, a Access) uint32 {
 // lookupFile finds name in a directory inside a document. The document's
 // directory is opened and verified anew each time, so that a walk through it
 // is never about another one.
-func (fs *filesystem) lookupFile(n *node, s *docState, who *gofuse.InHeader, name string, out *gofuse.EntryOut) syscall.Errno {
+func (fs *filesystem) lookupFile(n *node, s *docState, name string, out *gofuse.EntryOut) syscall.Errno {
+	var st unix.Statx_t
 	switch {
 	case n.kind == kindDoc && s.doc.Directory:
 		if name != s.doc.Name {
 			return syscall.ENOENT
 		}
-		base, st, errno := fs.base(s)
+		base, errno := fs.base(s, &st)
 		if errno != 0 {
 			return errno
 		}
-		return fs.found(n, s, who, kindTop, name, base, st, identify(base.fd, st), out)
+		return fs.found(n, s, kindTop, name, base, &st, identify(base.fd, &st), out)
 	case n.kind == kindDoc:
 		hidden := n.view.backing(s.doc, name)
 		if hidden == "" {
 			return syscall.ENOENT
 		}
-		base, _, errno := fs.base(s)
+		base, errno := fs.base(s, &st)
 		if errno != 0 {
 			return errno
 		}
 		defer base.put()
-		d, st, key, errno := fs.host.openPath(base.fd, hidden)
+		d, key, errno := fs.host.openPath(base.fd, hidden, &st)
 		if errno != 0 {
 			return errno
 		}
-		return fs.found(n, s, who, kindFile, name, d, st, key, out)
+		return fs.found(n, s, kindFile, name, d, &st, key, out)
 	case n.kind == kindTop || n.kind == kindTree:
 		if fs.temps.hides(name) {
 			return syscall.ENOENT
 		}
-		dir, errno := fs.directory(n, s, who, name)
+		dir, errno := fs.descriptor(n, s)
 		if errno != 0 {
 			return errno
 		}
 		defer dir.put()
-		return fs.foundIn(n, s, who, dir.fd, name, out)
+		return fs.foundIn(n, s, dir.fd, name, out)
 	}
 	return syscall.ENOTDIR
 }
 
 // foundIn is the reply for what is at name in the directory dir of a
 // directory document.
-func (fs *filesystem) foundIn(n *node, s *docState, who *gofuse.InHeader, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
-	d, st, key, errno := fs.host.openPath(dir, name)
-	if errno != 0 {
-		return errno
+func (fs *filesystem) foundIn(n *node, s *docState, dir int, name string, out *gofuse.EntryOut) syscall.Errno {
+	var st unix.Statx_t
+	d, key := fs.again(n, dir, name, &st)
+	if d == nil {
+		var errno syscall.Errno
+		if d, key, errno = fs.host.openPath(dir, name, &st); errno != 0 {
+			return errno
+		}
 	}
-	return fs.found(n, s, who, kindTree, name, d, st, key, out)
+	return fs.found(n, s, kindTree, name, d, &st, key, out)
+}
+
+// again is openPath for the directory in n that was looked up last: who works in a
+// directory asks for its name each time, and there mostly is a descriptor of it. It
+// is nil if this is not that name, or another directory.
+func (fs *filesystem) again(n *node, dir int, name string, st *unix.Statx_t) (*descriptor, identity) {
+	last := fs.nodes.recentIn(n, name)
+	if last == nil || !fs.calls.isLocal(last.key.dev) {
+		return nil, identity{}
+	}
+	d := fs.cache.get(last)
+	if d == nil {
+		return nil, identity{}
+	}
+	if errno := statAt(dir, name, st); errno == 0 {
+		if key, sure := bornIdentity(st); sure && key == last.key {
+			return d, key
+		}
+	}
+	d.put()
+	return nil, identity{}
 }
 
 // found is the reply for d, found at name in n. It takes d over.
-func (fs *filesystem) found(n *node, s *docState, who *gofuse.InHeader, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
+func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descriptor, st *unix.Statx_t, key identity, out *gofuse.EntryOut) syscall.Errno {
 	defer d.put()
 	if fs.host.shows(key.dev) || k == kindFile && key.typ != unix.S_IFREG {
 		return syscall.ENOENT
@@ -338,15 +331,9 @@ func (fs *filesystem) found(n *node, s *docState, who *gofuse.InHeader, k kind, 
 	if n.key.dev != key.dev {
 		fs.calls.learn(d.fd, key.dev)
 	}
-	keep := key.typ == unix.S_IFDIR && fs.calls.isLocal(key.dev) && !fs.walks.walking(who)
-	child, keep := fs.nodes.look(n.view, k, n, name, key, keep)
-	fs.walks.find(who, child)
+	child := fs.nodes.look(n.view, k, n, name, key)
 	fs.entry(child, st, s, out)
-	if keep {
-		out.SetEntryTimeout(fs.directoryTime)
-	} else {
-		fs.cache.add(child, d)
-	}
+	fs.cache.add(child, d)
 	return 0
 }
 
@@ -444,7 +431,7 @@ func (fs *filesystem) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out 
 		}
 	}
 	if d == nil {
-		if d, errno = fs.descriptor(n, s, &in.InHeader); errno != 0 {
+		if d, errno = fs.descriptor(n, s); errno != 0 {
 			return status(errno)
 		}
 	}
@@ -486,7 +473,7 @@ func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out 
 		}
 	}
 	if d == nil {
-		if d, errno = fs.descriptor(n, s, &in.InHeader); errno != 0 {
+		if d, errno = fs.descriptor(n, s); errno != 0 {
 			return status(errno)
 		}
 	}
@@ -608,7 +595,7 @@ func (fs *filesystem) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse
 	if n.kind == kindDoc {
 		return gofuse.OK
 	}
-	d, errno := fs.descriptor(n, s, &in.InHeader)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -640,7 +627,7 @@ func (fs *filesystem) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *go
 	if errno != 0 {
 		return status(errno)
 	}
-	d, errno := fs.descriptor(n, s, h)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -666,7 +653,7 @@ func (fs *filesystem) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]by
 	if errno != 0 {
 		return nil, status(errno)
 	}
-	d, errno := fs.descriptor(n, s, h)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return nil, status(errno)
 	}

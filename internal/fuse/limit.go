@@ -335,7 +335,7 @@ func await[R any](cancel <-chan struct{}, started time.Time, back <-chan R, left
 // give locks back: they wait for the answer and cannot be interrupted any more,
 // nor does anybody read it. So it counts as interrupted, and is done all the same.
 func (l limited) ended(cancel <-chan struct{}, n *node, who *gofuse.InHeader) <-chan struct{} {
-	if n == nil || n.view == nil || l.calls.isLocal(l.device(n)) || !exiting(who.Pid) {
+	if n == nil || n.view == nil || l.local(n) || !exiting(who.Pid) {
 		return cancel
 	}
 	interrupted := make(chan struct{})
@@ -363,6 +363,11 @@ func (l limited) handleNode(fh uint64) *node {
 	return nil
 }
 
+// local reports whether requests about n run where they are.
+func (l limited) local(n *node) bool {
+	return n != nil && n.view != nil && l.calls.isLocal(l.device(n))
+}
+
 func (l limited) forgetEntry(out *gofuse.EntryOut) { l.nodes.forget(out.NodeId, 1) }
 
 func (l limited) closeOpen(out *gofuse.OpenOut) { l.unregister(out.Fh) }
@@ -376,15 +381,31 @@ func (l limited) closeCreated(out *gofuse.CreateOut) {
 // again when it was answered.
 
 func (l limited) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
+	n := l.node(h.NodeId)
+	if l.local(n) { // as do does, but without the memory that it takes
+		if !n.view.places.enter(cancel) {
+			return gofuse.EINTR
+		}
+		defer n.view.places.leave()
+		return l.filesystem.Lookup(cancel, h, name, out)
+	}
 	in := *h
-	return do(l.filesystem, cancel, l.node(in.NodeId), out, func(out *gofuse.EntryOut) gofuse.Status {
+	return do(l.filesystem, cancel, n, out, func(out *gofuse.EntryOut) gofuse.Status {
 		return l.filesystem.Lookup(cancel, &in, name, out)
 	}, l.forgetEntry)
 }
 
 func (l limited) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	n := l.node(input.NodeId)
+	if l.local(n) {
+		if !n.view.places.enter(cancel) {
+			return gofuse.EINTR
+		}
+		defer n.view.places.leave()
+		return l.filesystem.GetAttr(cancel, input, out)
+	}
 	in := *input
-	return do(l.filesystem, cancel, l.node(in.NodeId), out, func(out *gofuse.AttrOut) gofuse.Status {
+	return do(l.filesystem, cancel, n, out, func(out *gofuse.AttrOut) gofuse.Status {
 		return l.filesystem.GetAttr(cancel, &in, out)
 	}, nil)
 }
@@ -554,7 +575,7 @@ func (l limited) Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []byte) 
 	if n == nil || n.view == nil {
 		return nil, status(syscall.ESTALE)
 	}
-	if l.calls.isLocal(l.device(n)) {
+	if l.local(n) {
 		if !n.view.places.enter(cancel) {
 			return nil, gofuse.EINTR
 		}
@@ -583,7 +604,7 @@ func (l limited) write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byt
 	if n == nil || n.view == nil {
 		return 0, status(syscall.ESTALE)
 	}
-	if l.calls.isLocal(l.device(n)) {
+	if l.local(n) {
 		if !n.view.places.enter(cancel) {
 			return 0, gofuse.EINTR
 		}
@@ -699,7 +720,7 @@ func (l limited) ReadDir(cancel <-chan struct{}, input *gofuse.ReadIn, out *gofu
 	if n == nil || n.view == nil {
 		return l.filesystem.ReadDir(cancel, input, out)
 	}
-	if l.calls.isLocal(l.device(n)) {
+	if l.local(n) {
 		if !n.view.places.enter(cancel) {
 			return gofuse.EINTR
 		}

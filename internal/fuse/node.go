@@ -35,12 +35,12 @@ type node struct {
 	id   uint64
 	ino  uint64
 	kind kind
-	app  string      // the view it is in; "" is the host's
-	view *docView    // nil above the documents
-	key  identity    // zero above the document's directory
-	kept atomic.Bool // the kernel may come here without asking for the name
+	app  string   // the view it is in; "" is the host's
+	view *docView // nil above the documents
+	key  identity // zero above the document's directory
 
-	doubted atomic.Pointer[doubted]
+	doubted    atomic.Pointer[doubted]
+	cacheEntry *cached // guarded by the cache's mutex
 
 	// The table's mutex guards the rest.
 	parent   *node // nil for root, and for a file that never had a name
@@ -49,8 +49,7 @@ type node struct {
 	children int    // nodes whose parent it is
 	handles  []*handle
 	gone     bool   // removed from the table
-	found    uint64 // how often a look-up found it
-	unnaming bool   // the kernel is being told to drop its name
+	recent   *node  // the directory in it that was looked up last, or nil
 	saved    uint32 // where state has it, 0 if it has not
 	cachedAt place  // where cached of its view had it last
 	seen     seenFile
@@ -225,28 +224,34 @@ func (t *table) lookDoc(parent *node, id string, fs *filesystem) *node {
 }
 
 // look returns the node of the file key, found at name in parent, and counts
-// a look-up. With keep the kernel may keep the name, unless n was last seen at
-// another place: kept reports that.
-func (t *table) look(v *docView, k kind, parent *node, name string, key identity, keep bool) (n *node, kept bool) {
+// a look-up.
+func (t *table) look(v *docView, k kind, parent *node, name string, key identity) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n = t.byKey[nodeKey{v, key}]
+	n := t.byKey[nodeKey{v, key}]
 	if n == nil {
 		n = &node{id: t.newID(), kind: k, app: v.app, view: v, key: key}
 		n.ino = v.inode(key.dev, key.ino)
 		t.insert(n)
-	} else if n.parent != parent || n.name != name {
-		keep = false
-		v.linked = v.linked || key.typ != unix.S_IFDIR
 	}
 	n.lookups++
-	n.found++
 	t.move(n, parent, name)
 	t.state.saveNode(n)
-	if keep {
-		n.kept.Store(true)
+	if parent != nil && key.typ == unix.S_IFDIR {
+		parent.recent = n
 	}
-	return n, keep
+	return n
+}
+
+// recentIn returns the directory that was last looked up in parent, if its name was
+// that, or nil.
+func (t *table) recentIn(parent *node, name string) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := parent.recent; n != nil && n.parent == parent && n.name == name {
+		return n
+	}
+	return nil
 }
 
 // find returns the node of the file key if the kernel knows it.
@@ -285,6 +290,9 @@ func (t *table) move(n *node, parent *node, name string) {
 	old := n.parent
 	n.parent, n.name = parent, name
 	if old != nil {
+		if old.recent == n {
+			old.recent = nil
+		}
 		old.children--
 		t.collect(old)
 	}
@@ -332,6 +340,9 @@ func (t *table) collect(n *node) {
 		}
 		if parent != nil {
 			parent.children--
+			if parent.recent == n {
+				parent.recent = nil
+			}
 		}
 		n = parent
 	}
@@ -412,9 +423,6 @@ type docView struct {
 	kept  int // len(temps)
 	// cached are files that may be databases of which the kernel has pages.
 	cached map[place]*node
-	// linked says that files were found at several places: a node may be
-	// known to the kernel by more names than its last.
-	linked bool
 }
 
 // docState is what Documents said of a document at a generation.

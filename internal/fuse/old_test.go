@@ -97,18 +97,18 @@ func TestWithoutOpenat2(t *testing.T) {
 // openat2Variable makes the tests run as where openat2 says this.
 const openat2Variable = "DOCPORTAL_TEST_NO_OPENAT2"
 
-// testOpenat2 is openat2(2), or what openat2Variable puts in its place.
+// testOpenat2 is what openat2Variable puts in the place of openat2(2), or nil.
 func testOpenat2() func(int, string, *unix.OpenHow) (int, error) {
 	if e, err := strconv.Atoi(os.Getenv(openat2Variable)); err == nil {
 		return func(int, string, *unix.OpenHow) (int, error) { return -1, syscall.Errno(e) }
 	}
-	return unix.Openat2
+	return nil
 }
 
 // testOpener is an opener without a view.
 func testOpener() *opener {
 	o := newOpener(nil)
-	o.openat2 = testOpenat2()
+	o.instead = testOpenat2()
 	return o
 }
 
@@ -221,7 +221,7 @@ func TestWhatIsOpenedStaysBeneath(t *testing.T) {
 	defer unix.Close(at)
 	var how unix.OpenHow
 	o := newOpener(nil)
-	o.openat2 = func(_ int, _ string, h *unix.OpenHow) (int, error) {
+	o.instead = func(_ int, _ string, h *unix.OpenHow) (int, error) {
 		how = *h
 		return -1, unix.ENOENT
 	}

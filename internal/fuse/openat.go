@@ -93,8 +93,8 @@ type opener struct {
 	dev uint64 // its st_dev
 	// elsewhere: the view, or a part of it, is mounted at another place too.
 	elsewhere atomic.Bool
-	// openat2 is the system call.
-	openat2 func(dir int, path string, how *unix.OpenHow) (int, error)
+	// instead of openat2(2) in tests, or nil.
+	instead func(dir int, path string, how *unix.OpenHow) (int, error)
 	// isLocal reports whether the kernel knows all of the file system with this
 	// st_dev without asking anybody.
 	isLocal func(dev uint64) bool
@@ -105,28 +105,38 @@ func newOpener(isLocal func(dev uint64) bool) *opener {
 	if isLocal == nil {
 		isLocal = func(uint64) bool { return false }
 	}
-	return &opener{openat2: unix.Openat2, isLocal: isLocal}
+	return &opener{isLocal: isLocal}
+}
+
+// openat2 is the system call. With any other than that how would be on the heap.
+func (o *opener) openat2(dir int, path string, how *unix.OpenHow) (int, error) {
+	if o.instead != nil {
+		h := *how
+		return o.instead(dir, path, &h)
+	}
+	return unix.Openat2(dir, path, how)
 }
 
 // shows reports whether the st_dev is that of the view.
 func (o *opener) shows(dev uint64) bool { return o.dir != "" && dev == o.dev }
 
-// stat returns the status of what fd refers to, to which a name or a path has
-// led: that may be the view, which is ENOENT. Who looks without having the file
+// stat puts the status of what fd refers to, to which a name or a path has led,
+// in st: that may be the view, which is ENOENT. Who looks without having the file
 // system bring its knowledge up to date (AT_STATX_DONT_SYNC) sees at least the
 // device right; where the file system is local that is as good as any other look.
-func (o *opener) stat(fd int) (*unix.Statx_t, syscall.Errno) {
-	st := new(unix.Statx_t)
+//
+// Here and below st is the caller's, who may have it on its stack.
+func (o *opener) stat(fd int, st *unix.Statx_t) syscall.Errno {
 	errno := statx(fd, unix.AT_STATX_DONT_SYNC, st)
 	switch {
 	case errno != 0:
-		return nil, errno
+		return errno
 	case o.shows(deviceOf(st)):
-		return nil, syscall.ENOENT
+		return syscall.ENOENT
 	case o.isLocal(deviceOf(st)):
-		return st, 0
+		return 0
 	}
-	return statFD(fd)
+	return statx(fd, 0, st)
 }
 
 // openChild opens the one component name in the directory dir with flags, to
@@ -218,25 +228,28 @@ type mountedFile struct {
 // 6.8).
 const statxMountUnique = 0x4000
 
+// statxAll is what a status has.
+const statxAll = unix.STATX_BASIC_STATS | unix.STATX_BTIME | statxMountUnique
+
 // mounted returns which file of which mount st is of, if st says it.
 func mounted(st *unix.Statx_t) (mountedFile, bool) {
 	id, ok := bornIdentity(st)
 	return mountedFile{id, st.Mnt_id}, ok && st.Mask&statxMountUnique != 0
 }
 
-// openBase opens the directory that doc stands on, O_PATH. Another directory
-// at its path is ENOENT. What was seen to be it before, on the same mount, need
-// not be compared again; seen may be nil.
-func (o *opener) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.Statx_t, syscall.Errno) {
+// openBase opens the directory that doc stands on, O_PATH, and puts its status in
+// st. Another directory at its path is ENOENT. What was seen to be it before, on
+// the same mount, need not be compared again; seen may be nil.
+func (o *opener) openBase(doc *Document, seen *seenBase, st *unix.Statx_t) (*descriptor, syscall.Errno) {
 	fd, errno := o.openDirectory(doc.Dir)
 	if errno != 0 {
 		if errno == syscall.ENOTDIR || errno == syscall.ELOOP {
 			errno = syscall.ENOENT
 		}
-		return nil, nil, errno
+		return nil, errno
 	}
 	d := newDescriptor(fd)
-	st, errno := o.stat(fd)
+	errno = o.stat(fd, st)
 	if errno == 0 {
 		at, sure := mounted(st)
 		var old *mountedFile
@@ -247,15 +260,16 @@ func (o *opener) openBase(doc *Document, seen *seenBase) (*descriptor, *unix.Sta
 			if !isDirectory(fd, st, doc.DirID) {
 				errno = syscall.ENOENT
 			} else if seen != nil && sure {
-				seen.at.Store(&at)
+				kept := at
+				seen.at.Store(&kept)
 			}
 		}
 	}
 	if errno != 0 {
 		d.put()
-		return nil, nil, errno
+		return nil, errno
 	}
-	return d, st, 0
+	return d, 0
 }
 
 // isDirectory reports whether fd, of which st is the status, is the one that
@@ -299,7 +313,16 @@ func statFD(fd int) (*unix.Statx_t, syscall.Errno) {
 
 // statx is statFD with flags of statx(2).
 func statx(fd, flags int, st *unix.Statx_t) syscall.Errno {
-	return errnoOf(unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME|statxMountUnique, st))
+	return errnoOf(unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, statxAll, st))
+}
+
+// statAt puts the status of what is at name in dir in st, as far as the kernel has it
+// without asking anybody.
+func statAt(dir int, name string, st *unix.Statx_t) syscall.Errno {
+	if !component(name) {
+		return syscall.ENOENT
+	}
+	return errnoOf(unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, statxAll, st))
 }
 
 func deviceOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
@@ -340,18 +363,17 @@ func bornIdentity(st *unix.Statx_t) (identity, bool) {
 }
 
 // identityAt is the identity of what is at name in dir, as far as that can be
-// told without opening it. sure reports that this is all of it. What is of the
-// view is ENOENT.
-func (o *opener) identityAt(dir int, name string) (id identity, sure bool, errno syscall.Errno) {
+// told without opening it. What is of the view is ENOENT.
+func (o *opener) identityAt(dir int, name string) (identity, syscall.Errno) {
 	st, err := glance(dir, name)
 	if err == nil && o.shows(deviceOf(st)) {
 		err = unix.ENOENT
 	}
 	if err != nil {
-		return identity{}, false, errnoOf(err)
+		return identity{}, errnoOf(err)
 	}
-	id, sure = bornIdentity(st)
-	return id, sure, 0
+	id, _ := bornIdentity(st)
+	return id, 0
 }
 
 // exists reports whether there is anything at name in dir.
@@ -375,19 +397,18 @@ func glanceAt(dir int, name string, st *unix.Statx_t) error {
 		unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, st)
 }
 
-// openPath opens name in dir, O_PATH, and returns its status and identity. What
-// is of the view is ENOENT.
-func (o *opener) openPath(dir int, name string) (*descriptor, *unix.Statx_t, identity, syscall.Errno) {
+// openPath opens name in dir, O_PATH, puts its status in st and returns its
+// identity. What is of the view is ENOENT.
+func (o *opener) openPath(dir int, name string, st *unix.Statx_t) (*descriptor, identity, syscall.Errno) {
 	fd, errno := o.openChild(dir, name, unix.O_PATH, 0)
 	if errno != 0 {
-		return nil, nil, identity{}, errno
+		return nil, identity{}, errno
 	}
-	st, errno := o.stat(fd)
-	if errno != 0 {
+	if errno = o.stat(fd, st); errno != 0 {
 		unix.Close(fd)
-		return nil, nil, identity{}, errno
+		return nil, identity{}, errno
 	}
-	return newDescriptor(fd), st, identify(fd, st), 0
+	return newDescriptor(fd), identify(fd, st), 0
 }
 
 // openFlags are the flags of open(2) that an app may choose for the backing
@@ -420,7 +441,8 @@ func (o *opener) createFile(dir int, name string, flags int, mode uint32, notReg
 
 // openRegular opens the regular file name in dir. Anything else is notRegular.
 func (o *opener) openRegular(dir int, name string, flags int, notRegular syscall.Errno) (int, syscall.Errno) {
-	d, st, _, errno := o.openPath(dir, name)
+	var st unix.Statx_t
+	d, _, errno := o.openPath(dir, name, &st)
 	if errno != 0 {
 		return -1, errno
 	}

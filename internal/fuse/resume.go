@@ -187,7 +187,6 @@ func (fs *filesystem) enter(n *node, nodes map[uint64]*node, parents map[*node]u
 	}
 	n.parent = parent
 	parent.children++
-	n.kept.Store(n.key.typ == unix.S_IFDIR) // for all that is known
 	t.insert(n)
 	return true
 }
@@ -261,7 +260,7 @@ func (fs *filesystem) reopen(lost *lostHandle, n *node) syscall.Errno {
 			return errno
 		}
 		if n.kind != kindDoc || !s.doc.Directory {
-			d, errno := fs.descriptor(n, s, nil)
+			d, errno := fs.descriptor(n, s)
 			if errno != 0 {
 				return syscall.ESTALE
 			}

@@ -193,7 +193,7 @@ func (v *docView) mainMade() {
 
 // createInDocument is Create in the directory of a file document.
 func (fs *filesystem) createInDocument(n *node, s *docState, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) syscall.Errno {
-	base, _, errno := fs.base(s)
+	base, errno := fs.base(s, new(unix.Statx_t))
 	if errno != 0 {
 		return errno
 	}
@@ -238,7 +238,7 @@ func (fs *filesystem) mknodInDocument(n *node, s *docState, mode uint32, name st
 
 // unlinkInDocument is Unlink there.
 func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscall.Errno {
-	base, _, errno := fs.base(s)
+	base, errno := fs.base(s, new(unix.Statx_t))
 	if errno != 0 {
 		return errno
 	}
@@ -264,14 +264,14 @@ func (fs *filesystem) unlinkInDocument(n *node, s *docState, name string) syscal
 }
 
 func (o *opener) isRegular(dir int, name string) bool {
-	id, _, errno := o.identityAt(dir, name)
+	id, errno := o.identityAt(dir, name)
 	return errno == 0 && id.typ == unix.S_IFREG
 }
 
 // renameInDocument is Rename there: between the main file and temp files it is
 // a rename on the host, between temp files one in the view.
 func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName string, flags uint32) syscall.Errno {
-	base, _, errno := fs.base(s)
+	base, errno := fs.base(s, new(unix.Statx_t))
 	if errno != 0 {
 		return errno
 	}
@@ -363,7 +363,7 @@ func (fs *filesystem) renameInDocument(n *node, s *docState, oldName, newName st
 // remove takes a temp file away, or makes it the main file again if it is the
 // user's only copy.
 func (f *temp) remove(host *opener) syscall.Errno {
-	base, _, errno := host.openBase(f.doc, nil)
+	base, errno := host.openBase(f.doc, nil, new(unix.Statx_t))
 	if errno != 0 {
 		return errno
 	}
@@ -426,7 +426,7 @@ func (t *tempFiles) sweep(fs *filesystem) {
 
 // uses reports whether the kernel knows the temp file f. v.names is held.
 func (v *docView) uses(f *temp) bool {
-	base, _, errno := v.fs.host.openBase(f.doc, nil)
+	base, errno := v.fs.host.openBase(f.doc, nil, new(unix.Statx_t))
 	if errno != 0 {
 		return false
 	}

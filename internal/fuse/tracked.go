@@ -129,7 +129,7 @@ func (t *tracked) entryFor(cancel <-chan struct{}, h *gofuse.InHeader, name stri
 	s, errno := t.visible(n)
 	if errno == 0 {
 		var d *descriptor
-		if d, errno = t.descriptor(n, s, h); errno == 0 {
+		if d, errno = t.descriptor(n, s); errno == 0 {
 			st, errno = statFD(d.fd)
 			d.put()
 		}
@@ -241,7 +241,7 @@ func (t *tracked) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, n
 // inodeAt is the inode number of what is at name in the directory of a directory
 // document, 0 if that cannot be said.
 func (t *tracked) inodeAt(id uint64, name string) uint64 {
-	_, _, dir, errno := t.target(id, nil, name)
+	_, _, dir, errno := t.target(id, name)
 	if errno != 0 || dir == nil {
 		return 0
 	}
@@ -250,7 +250,7 @@ func (t *tracked) inodeAt(id uint64, name string) uint64 {
 }
 
 func (t *tracked) inodeIn(dir int, name string) uint64 {
-	id, _, _ := t.host.identityAt(dir, name)
+	id, _ := t.host.identityAt(dir, name)
 	return id.ino
 }
 
@@ -261,12 +261,12 @@ func (t *tracked) exchanged(c *change, in *gofuse.RenameIn, oldName, newName str
 	if c == nil || c.size == 0 {
 		return false
 	}
-	from, _, dir, errno := t.target(in.NodeId, nil, oldName)
+	from, _, dir, errno := t.target(in.NodeId, oldName)
 	if errno != 0 || dir == nil {
 		return false
 	}
 	defer dir.put()
-	to, _, newDir, errno := t.target(in.Newdir, nil, newName)
+	to, _, newDir, errno := t.target(in.Newdir, newName)
 	if errno != 0 || newDir == nil {
 		return false
 	}

@@ -9,7 +9,7 @@ import (
 
 // target returns the directory node id for a request that is to make or
 // remove name in it. In the directory of a file document dir is nil.
-func (fs *filesystem) target(id uint64, who *gofuse.InHeader, name string) (n *node, s *docState, dir *descriptor, errno syscall.Errno) {
+func (fs *filesystem) target(id uint64, name string) (n *node, s *docState, dir *descriptor, errno syscall.Errno) {
 	n = fs.nodes.get(id)
 	if n == nil {
 		return nil, nil, nil, syscall.ESTALE
@@ -30,13 +30,13 @@ func (fs *filesystem) target(id uint64, who *gofuse.InHeader, name string) (n *n
 	case fs.temps.hides(name):
 		return nil, nil, nil, syscall.EACCES
 	}
-	dir, errno = fs.descriptor(n, s, who)
+	dir, errno = fs.descriptor(n, s)
 	return n, s, dir, errno
 }
 
 // Mkdir makes a directory.
 func (fs *filesystem) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
+	n, s, dir, errno := fs.target(in.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -49,7 +49,7 @@ func (fs *filesystem) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name str
 		return status(errnoOf(err))
 	}
 	fs.unmask(dir.fd, name, mode, unix.S_IFDIR)
-	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
+	return status(fs.foundIn(n, s, dir.fd, name, out))
 }
 
 // unmask gives what was just made the mode that it was asked for, if this
@@ -58,7 +58,8 @@ func (fs *filesystem) unmask(dir int, name string, mode, typ uint32) {
 	if !fs.masked(dir, mode) {
 		return
 	}
-	d, st, key, errno := fs.host.openPath(dir, name)
+	st := new(unix.Statx_t)
+	d, key, errno := fs.host.openPath(dir, name, st)
 	if errno != 0 {
 		return
 	}
@@ -85,7 +86,7 @@ func (fs *filesystem) masked(dir int, mode uint32) bool {
 
 // Mknod makes a file, a pipe or a socket.
 func (fs *filesystem) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
+	n, s, dir, errno := fs.target(in.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -104,12 +105,12 @@ func (fs *filesystem) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name str
 		return status(errnoOf(err))
 	}
 	fs.unmask(dir.fd, name, mode, typ)
-	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
+	return status(fs.foundIn(n, s, dir.fd, name, out))
 }
 
 // Symlink makes a link with any text; nobody here follows it.
 func (fs *filesystem) Symlink(cancel <-chan struct{}, h *gofuse.InHeader, text, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(h.NodeId, h, name)
+	n, s, dir, errno := fs.target(h.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -120,12 +121,12 @@ func (fs *filesystem) Symlink(cancel <-chan struct{}, h *gofuse.InHeader, text, 
 	if err := unix.Symlinkat(text, dir.fd, name); err != nil {
 		return status(errnoOf(err))
 	}
-	return status(fs.foundIn(n, s, h, dir.fd, name, out))
+	return status(fs.foundIn(n, s, dir.fd, name, out))
 }
 
 // Link gives a file another name in its document.
 func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, s, dir, errno := fs.target(in.NodeId, &in.InHeader, name)
+	n, s, dir, errno := fs.target(in.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -140,7 +141,7 @@ func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name strin
 	if old.view != n.view {
 		return status(syscall.EXDEV)
 	}
-	d, errno := fs.descriptor(old, s, &in.InHeader)
+	d, errno := fs.descriptor(old, s)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -150,12 +151,12 @@ func (fs *filesystem) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name strin
 	if err := unix.Linkat(unix.AT_FDCWD, d.path(), dir.fd, name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return status(errnoOf(err))
 	}
-	return status(fs.foundIn(n, s, &in.InHeader, dir.fd, name, out))
+	return status(fs.foundIn(n, s, dir.fd, name, out))
 }
 
 // Unlink removes a name of a file.
 func (fs *filesystem) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
-	n, s, dir, errno := fs.target(h.NodeId, h, name)
+	n, s, dir, errno := fs.target(h.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -168,7 +169,7 @@ func (fs *filesystem) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name st
 
 // Rmdir removes an empty directory.
 func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
-	n, _, dir, errno := fs.target(h.NodeId, h, name)
+	_, _, dir, errno := fs.target(h.NodeId, name)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -176,17 +177,12 @@ func (fs *filesystem) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name str
 		return status(syscall.ENOTDIR)
 	}
 	defer dir.put()
-	removed := fs.knownAt(n, dir.fd, name)
-	if err := unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR); err != nil {
-		return status(errnoOf(err))
-	}
-	removed.nameless()
-	return gofuse.OK
+	return status(errnoOf(unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR)))
 }
 
 // Rename moves a name within a document.
 func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
-	from, s, dir, errno := fs.target(in.NodeId, &in.InHeader, oldName)
+	from, s, dir, errno := fs.target(in.NodeId, oldName)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -198,7 +194,7 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if to := fs.nodes.get(in.Newdir); to != nil && to.view != from.view {
 		return status(syscall.EXDEV)
 	}
-	to, _, newDir, errno := fs.target(in.Newdir, &in.InHeader, newName)
+	to, _, newDir, errno := fs.target(in.Newdir, newName)
 	if errno != 0 {
 		return status(errno)
 	}
@@ -213,10 +209,10 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if dir == nil || newDir == nil {
 		return status(fs.renameInDocument(from, s, oldName, newName, in.Flags))
 	}
-	moved := fs.knownAt(from, dir.fd, oldName)
+	moved := fs.nodeAt(from.view, dir.fd, oldName)
 	var other *node
-	if in.Flags == unix.RENAME_EXCHANGE || moved != nil && moved.key.typ == unix.S_IFDIR {
-		other = fs.knownAt(to, newDir.fd, newName)
+	if in.Flags == unix.RENAME_EXCHANGE {
+		other = fs.nodeAt(to.view, newDir.fd, newName)
 	}
 	if errno := renameAt(dir.fd, oldName, newDir.fd, newName, in.Flags); errno != 0 {
 		return status(errno)
@@ -224,9 +220,7 @@ func (fs *filesystem) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldNam
 	if moved != nil {
 		fs.nodes.setPlace(moved, to, newName)
 	}
-	if in.Flags != unix.RENAME_EXCHANGE {
-		other.nameless() // if there was a directory
-	} else if other != nil {
+	if other != nil {
 		fs.nodes.setPlace(other, from, oldName)
 	}
 	return gofuse.OK
@@ -243,22 +237,9 @@ func renameAt(dir int, oldName string, newDir int, newName string, flags uint32)
 	return errnoOf(err)
 }
 
-// knownAt is nodeAt for what the kernel knows as name in n, of which dir is the
-// directory. If the host has put something else there the kernel changes the name
-// of what it believes to be there, and goes on keeping the one of this.
-func (fs *filesystem) knownAt(n *node, dir int, name string) *node {
-	found := fs.nodeAt(n.view, dir, name)
-	if found != nil {
-		if parent, last := fs.nodes.place(found); parent != n || last != name {
-			return nil
-		}
-	}
-	return found
-}
-
 // nodeAt returns the node of what is at name in dir, if the kernel knows it.
 func (fs *filesystem) nodeAt(v *docView, dir int, name string) *node {
-	d, _, key, errno := fs.host.openPath(dir, name)
+	d, key, errno := fs.host.openPath(dir, name, new(unix.Statx_t))
 	if errno != 0 {
 		return nil
 	}

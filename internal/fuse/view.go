@@ -257,7 +257,7 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 	resumed := o.Resume != nil && st != nil && st.epoch() > 1
 	fs.host.dir, fs.host.dev = dir, dev
 	if o.openat2 != nil {
-		fs.host.openat2 = o.openat2
+		fs.host.instead = o.openat2
 	}
 	if o.Journal != "" {
 		j, left, err := openJournal(o.Journal, resumed, fs.host, o.Log.Warn)
@@ -324,7 +324,6 @@ func serve(device *os.File, st *state, dir string, dev uint64, docs Documents, o
 	// Without an offset this is about attributes only.
 	fs.readings.forget = func(node uint64) { v.heralds.inode(node, -1) }
 	fs.dropInode = func(node uint64) bool { return v.heralds.inode(node, 0) }
-	fs.dropName = func(parent uint64, name string) { v.heralds.entry(parent, name) }
 	go func() {
 		server.Serve()
 		v.heralds.close()

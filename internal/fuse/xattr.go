@@ -92,7 +92,7 @@ func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name 
 	if n.kind == kindDoc || n.key.typ == unix.S_IFLNK {
 		return 0, status(syscall.ENODATA)
 	}
-	d, errno := fs.descriptor(n, s, h)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return 0, status(errno)
 	}
@@ -135,7 +135,7 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest
 		list = append(list, 0)
 	}
 	if n.kind != kindDoc {
-		d, errno := fs.descriptor(n, s, h)
+		d, errno := fs.descriptor(n, s)
 		if errno != 0 {
 			return 0, status(errno)
 		}
@@ -188,7 +188,7 @@ func (fs *filesystem) changeXAttr(h *gofuse.InHeader, name string, change func(p
 		// document's, and clients expect to be refused.
 		return syscall.EPERM
 	}
-	d, errno := fs.descriptor(n, s, h)
+	d, errno := fs.descriptor(n, s)
 	if errno != 0 {
 		return errno
 	}
