@@ -20,6 +20,10 @@ const (
 // cache keeps the descriptors of nodes that were just looked up, so that the
 // operation that the look-up was for finds the same file whatever happened to
 // its name since. Every look-up adds one, so that takes no memory of the heap.
+//
+// To close the last descriptor of a large file that was removed, or of a disk that
+// was unmounted lazily, takes as long as the disk likes. So it is done with no lock
+// held.
 type cache struct {
 	mu      sync.Mutex
 	started time.Time // of the clock for cached.at; the first descriptor's time
@@ -29,8 +33,8 @@ type cache struct {
 	closed  bool
 }
 
-// cached is a descriptor of n, which has its place in the cache; n is nil if there
-// is none.
+// cached is a descriptor of n, which has its place in the cache; d is nil if there
+// is none. n is nil if it was forgotten: then d only waits for its time to be closed.
 type cached struct {
 	n  *node
 	d  *descriptor
@@ -42,23 +46,27 @@ func (c *cache) now() time.Duration { return time.Since(c.started) }
 // get returns the descriptor of n, which the caller puts back, or nil.
 func (c *cache) get(n *node) *descriptor {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n.cacheEntry == nil {
-		return nil
+	var d, late *descriptor
+	if e := n.cacheEntry; e == nil {
+	} else if c.now()-e.at >= cacheTime {
+		late = c.remove(e)
+	} else {
+		d = e.d.get()
 	}
-	if c.now()-n.cacheEntry.at >= cacheTime {
-		c.remove(n.cacheEntry)
-		return nil
-	}
-	return n.cacheEntry.d.get()
+	c.mu.Unlock()
+	late.put()
+	return d
 }
 
 // add keeps d, of which it takes a reference of its own, for n.
-func (c *cache) add(n *node, d *descriptor) {
+func (c *cache) add(n *node, d *descriptor) { c.replace(n, d).put() }
+
+// replace is add; the caller puts back what it returns.
+func (c *cache) replace(n *node, d *descriptor) (old *descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return
+		return nil
 	}
 	if c.started.IsZero() {
 		c.started = time.Now()
@@ -67,7 +75,7 @@ func (c *cache) add(n *node, d *descriptor) {
 	if e == nil {
 		e = c.oldest()
 	}
-	c.remove(e)
+	old = c.remove(e)
 	*e = cached{n, d.get(), c.now()}
 	n.cacheEntry = e
 	if !c.ticking {
@@ -78,6 +86,7 @@ func (c *cache) add(n *node, d *descriptor) {
 			c.timer.Reset(cacheTime)
 		}
 	}
+	return old
 }
 
 // oldest is a free entry, or the one whose descriptor was added before all others.
@@ -85,7 +94,7 @@ func (c *cache) oldest() *cached {
 	oldest := &c.entries[0]
 	for i := range c.entries {
 		e := &c.entries[i]
-		if e.n == nil {
+		if e.d == nil {
 			return e
 		}
 		if e.at < oldest.at {
@@ -96,66 +105,75 @@ func (c *cache) oldest() *cached {
 }
 
 func (c *cache) expire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ticking = false
-	now, rest := c.now(), time.Duration(0)
-	for i := range c.entries {
-		e := &c.entries[i]
-		if e.n == nil {
-			continue
+	c.removeAll(func(e *cached) bool { return c.now()-e.at >= cacheTime }, func() {
+		c.ticking = false
+		if c.closed {
+			return
 		}
-		left := cacheTime - (now - e.at)
-		if left <= 0 {
-			c.remove(e)
-		} else if rest == 0 || left < rest {
-			rest = left
+		now, rest := c.now(), time.Duration(0)
+		for i := range c.entries {
+			if e := &c.entries[i]; e.d != nil {
+				if left := max(cacheTime-(now-e.at), 1); rest == 0 || left < rest {
+					rest = left
+				}
+			}
 		}
-	}
-	if rest > 0 {
-		c.ticking = true
-		c.timer.Reset(rest)
-	}
+		if rest > 0 {
+			c.ticking = true
+			c.timer.Reset(rest)
+		}
+	})
 }
 
-// remove empties e. c.mu is held.
-func (c *cache) remove(e *cached) {
+// remove empties e and returns its descriptor, or nil, which the caller puts back
+// when no lock is held. c.mu is held.
+func (c *cache) remove(e *cached) *descriptor {
+	d := e.d
 	if e.n != nil {
 		e.n.cacheEntry = nil
-		e.d.put()
-		*e = cached{}
+	}
+	*e = cached{}
+	return d
+}
+
+// removeAll removes the entries that which chooses, and calls then before c.mu is
+// given up.
+func (c *cache) removeAll(which func(e *cached) bool, then func()) {
+	var all [cacheSize]*descriptor
+	c.mu.Lock()
+	for i := range c.entries {
+		if e := &c.entries[i]; e.d != nil && which(e) {
+			all[i] = c.remove(e)
+		}
+	}
+	then()
+	c.mu.Unlock()
+	for _, d := range all {
+		d.put()
 	}
 }
 
-// drop forgets the descriptor of n.
+// drop forgets n. The caller may hold the table's mutex, so the descriptor is left
+// to be closed in its time.
 func (c *cache) drop(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n.cacheEntry != nil {
-		c.remove(n.cacheEntry)
+	if e := n.cacheEntry; e != nil {
+		n.cacheEntry, e.n = nil, nil
 	}
 }
 
 // dropView forgets the descriptors of every node of v.
 func (c *cache) dropView(v *docView) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range c.entries {
-		if e := &c.entries[i]; e.n != nil && e.n.view == v {
-			c.remove(e)
-		}
-	}
+	c.removeAll(func(e *cached) bool { return e.n != nil && e.n.view == v }, func() {})
 }
 
 // close forgets everything and keeps nothing from now on.
 func (c *cache) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for i := range c.entries {
-		c.remove(&c.entries[i])
-	}
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+	c.removeAll(func(*cached) bool { return true }, func() {
+		c.closed = true
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+	})
 }

@@ -129,7 +129,7 @@ func (fs *filesystem) descriptor(n *node, s *docState) (*descriptor, syscall.Err
 func (fs *filesystem) base(s *docState, st *unix.Statx_t) (*descriptor, syscall.Errno) {
 	d, errno := fs.host.openBase(s.doc, &s.base, st)
 	if errno == 0 {
-		fs.calls.learn(d.fd, deviceOf(st))
+		fs.calls.learn(d.fd, st)
 	}
 	return d, errno
 }
@@ -314,7 +314,9 @@ func (fs *filesystem) again(n *node, dir int, name string, st *unix.Statx_t) (*d
 		return nil, identity{}
 	}
 	if errno := statAt(dir, name, st); errno == 0 {
-		if key, sure := bornIdentity(st); sure && key == last.key {
+		// A directory that is mounted on itself is the same, and what is mounted
+		// below it is not.
+		if key, sure := bornIdentity(st); sure && key == last.key && d.mount != 0 && d.mount == st.Mnt_id {
 			return d, key
 		}
 	}
@@ -329,7 +331,7 @@ func (fs *filesystem) found(n *node, s *docState, k kind, name string, d *descri
 		return syscall.ENOENT
 	}
 	if n.key.dev != key.dev {
-		fs.calls.learn(d.fd, key.dev)
+		fs.calls.learn(d.fd, st)
 	}
 	child := fs.nodes.look(n.view, k, n, name, key)
 	fs.entry(child, st, s, out)

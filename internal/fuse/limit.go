@@ -104,7 +104,7 @@ type callTable struct {
 	docs  map[string]*calls
 	devs  map[uint64]*calls
 	apps  map[string]chan struct{} // places of each app that has looked up a document
-	local sync.Map                 // st_dev → bool
+	local sync.Map                 // st_dev → locality
 }
 
 // full reports whether a call must wait, and whether there is no point in
@@ -228,25 +228,37 @@ var localTypes = [...]int64{
 	unix.UDF_SUPER_MAGIC, 0x2fc12fc1 /* zfs */, 0xca451a4e, /* bcachefs */
 }
 
-// learn notes whether the file system that fd is on is local.
-func (t *callTable) learn(fd int, dev uint64) {
-	if _, ok := t.local.Load(dev); ok {
-		return
+// locality is what is known of a device. When its file system is unmounted another
+// may have its number, and by another mount.
+type locality struct {
+	local bool
+	mount uint64
+}
+
+// learn notes whether the file system that fd, of which st is the status, is on is
+// local.
+func (t *callTable) learn(fd int, st *unix.Statx_t) {
+	dev, mount := deviceOf(st), st.Mnt_id
+	if is, ok := t.local.Load(dev); ok {
+		if is.(locality).mount == mount {
+			return
+		}
+		t.local.Delete(dev)
 	}
-	var st unix.Statfs_t
-	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+	var sfs unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &sfs) }); err != nil {
 		return
 	}
 	is := false
 	for _, typ := range localTypes {
-		is = is || uint32(st.Type) == uint32(typ)
+		is = is || uint32(sfs.Type) == uint32(typ)
 	}
-	t.local.Store(dev, is)
+	t.local.Store(dev, locality{is, mount})
 }
 
 func (t *callTable) isLocal(dev uint64) bool {
 	is, ok := t.local.Load(dev)
-	return ok && is.(bool)
+	return ok && is.(locality).local
 }
 
 // limited is the filesystem for the kernel.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"docportal/internal/testdisk"
 	"docportal/internal/testsession"
 )
 
@@ -201,4 +205,36 @@ func TestAFileSystemThatIsNotLocalWorks(t *testing.T) {
 	a, b := newServant(t), newServant(t)
 	a.want(granted, p, "posix", "w", 0, 0)
 	b.want(refused, p, "posix", "w", 0, 0)
+}
+
+// TestADeviceNumberIsAnotherDisksLater, of one that is not local.
+func TestADeviceNumberIsAnotherDisksLater(t *testing.T) {
+	if !testdisk.MayMount(t) {
+		return
+	}
+	r := newRig(t)
+	disk, other := r.dir("disk"), r.dir("other")
+	use := func(id, dir string) (dev uint64) {
+		t.Helper()
+		var st unix.Stat_t
+		must(t, unix.Stat(dir, &st))
+		must(t, os.Mkdir(dir+"/tree", 0o700))
+		r.docs.add(t, id, dir+"/tree")
+		r.docs.grant(testApp, id, Access{Read: true, Write: true})
+		_, err := os.ReadDir(r.in(testApp, id, "tree"))
+		must(t, err)
+		return st.Dev
+	}
+	must(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=0700"))
+	was := use("d1", disk)
+	eventually(t, "the disk can be taken away", func() bool { return unix.Unmount(disk, 0) == nil })
+	testdisk.Mount(t, other, filepath.Join(r.host, "below"))
+	now := use("d2", other)
+	if r.view.fs.calls.isLocal(now) {
+		t.Errorf("a FUSE file system counts as local; its number is %#x, a tmpfs had %#x", now, was)
+	}
+	if now != was {
+		t.Logf("the kernel gave another number: %#x, after %#x", now, was)
+	}
+	must(t, r.view.Unmount())
 }

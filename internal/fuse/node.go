@@ -154,7 +154,7 @@ func fnvNumber(h, n uint64) uint64 {
 // insert enters n, which has its wanted inode number, and gives it another
 // one if that belongs to a different file. t.mu is held, but in newTable.
 func (t *table) insert(n *node) {
-	for other := t.byIno[n.ino]; other != nil && other != n; other = t.byIno[n.ino] {
+	for other := t.byIno[n.ino]; other != nil && other != n && !other.succeeded(n); other = t.byIno[n.ino] {
 		n.ino = n.ino*6364136223846793005 + 1442695040888963407
 		if n.ino <= byAppID {
 			n.ino += byAppID + 1
@@ -168,6 +168,14 @@ func (t *table) insert(n *node) {
 			t.byKey[nodeKey{n.view, n.key}] = n
 		}
 	}
+}
+
+// succeeded reports whether n has the inode that the file of o had on the host: what
+// the kernel still knows of the old one is of a file that is gone and that nobody
+// has open, or its inode could not be another's. The new one must not have another
+// number for as long as that is remembered.
+func (o *node) succeeded(n *node) bool {
+	return n.key != (identity{}) && o.view == n.view && o.key.dev == n.key.dev && o.key.ino == n.key.ino
 }
 
 // newID returns a node id that no node has or had.
@@ -237,7 +245,7 @@ func (t *table) look(v *docView, k kind, parent *node, name string, key identity
 	n.lookups++
 	t.move(n, parent, name)
 	t.state.saveNode(n)
-	if parent != nil && key.typ == unix.S_IFDIR {
+	if parent != nil && key.typ == unix.S_IFDIR && n.parent == parent {
 		parent.recent = n
 	}
 	return n
@@ -279,8 +287,9 @@ func (t *table) move(n *node, parent *node, name string) {
 	}
 	if parent != nil {
 		// Directories that were exchanged on the host may seem to
-		// contain each other until both were looked up again.
-		for p := parent; p != nil; p = p.parent {
+		// contain each other until both were looked up again. Most have
+		// nothing in them yet, and the way up may be long.
+		for p := parent; p != nil && (n.children > 0 || p == n); p = p.parent {
 			if p == n {
 				return
 			}
@@ -416,6 +425,8 @@ type docView struct {
 	// changed, together with temps.
 	names sync.Mutex
 	temps map[string]*temp // by the name that the view shows
+	// sweeping: tempFiles.sweep is at it.
+	sweeping atomic.Bool
 
 	// fs.nodes.mu guards the rest.
 	dir   *node

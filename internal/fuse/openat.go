@@ -28,6 +28,9 @@ import (
 type descriptor struct {
 	fd   int
 	refs atomic.Int32
+	// mount is the number of the mount by which it was opened, 0 if that is not
+	// known. No other has it while this is open.
+	mount uint64
 }
 
 // newDescriptor takes over fd, with one reference.
@@ -408,7 +411,9 @@ func (o *opener) openPath(dir int, name string, st *unix.Statx_t) (*descriptor, 
 		unix.Close(fd)
 		return nil, identity{}, errno
 	}
-	return newDescriptor(fd), identify(fd, st), 0
+	d := newDescriptor(fd)
+	d.mount = st.Mnt_id
+	return d, identify(fd, st), 0
 }
 
 // openFlags are the flags of open(2) that an app may choose for the backing

@@ -3,6 +3,7 @@ package fuse
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"docportal/internal/testdisk"
 )
 
 // nested makes a directory document with a file in each of the directories a/b
@@ -392,4 +395,78 @@ func TestARemovalOfWhatTheHostHasExchanged(t *testing.T) {
 			t.Errorf("after a %s: %q", what, got)
 		}
 	}
+}
+
+// TestADirectoryThatIsMountedOnItself is the same one, and what is below it is not.
+func TestADirectoryThatIsMountedOnItself(t *testing.T) {
+	if !testdisk.MayMount(t) {
+		return
+	}
+	r := newRig(t)
+	tree, view := r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+	a := filepath.Join(tree, "a")
+	must(t, os.MkdirAll(a+"/sub", 0o700))
+	must(t, os.WriteFile(a+"/sub/f", []byte("below"), 0o600))
+	wantContent(t, view+"/a/sub/f", "below")
+	must(t, unix.Mount(a, a, "", unix.MS_BIND, ""))
+	defer unix.Unmount(a, unix.MNT_DETACH)
+	must(t, unix.Mount("tmpfs", a+"/sub", "tmpfs", 0, "mode=0700"))
+	defer unix.Unmount(a+"/sub", unix.MNT_DETACH)
+	must(t, os.WriteFile(a+"/sub/f", []byte("above"), 0o600))
+	wantContent(t, view+"/a/sub/f", "above")
+	must(t, unix.Mount("", a, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	wantErr(t, "create where it is mounted read-only", os.WriteFile(view+"/a/new", nil, 0o600), syscall.EROFS)
+}
+
+// TestAppAndHostAtOnce: they change the same few names while permissions come and
+// go. What comes of that is anybody's guess, but nothing is left of it.
+func TestAppAndHostAtOnce(t *testing.T) {
+	r := newRig(t)
+	tree, view := r.dirDoc("d1"), r.in(testApp, "d1", "tree")
+	parent, file := filepath.Dir(r.fileDoc("f1", "x")), r.in(testApp, "f1", "file.txt")
+	name := func() string {
+		p := fmt.Sprint(rand.IntN(3))
+		for range rand.IntN(3) {
+			p += "/" + fmt.Sprint(rand.IntN(3))
+		}
+		return p
+	}
+	one := func(root string) {
+		p, q := filepath.Join(root, name()), filepath.Join(root, name())
+		switch rand.IntN(9) {
+		case 0, 1:
+			unix.Mkdir(p, 0o755)
+		case 2:
+			os.WriteFile(p, []byte("text"), 0o644)
+		case 3:
+			unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, q, []uint{0, unix.RENAME_EXCHANGE}[rand.IntN(2)])
+		case 4:
+			os.Remove(p)
+		case 5, 6:
+			os.ReadFile(p)
+			os.ReadDir(p)
+		case 7:
+			unix.Link(p, q)
+		case 8:
+			unix.Lstat(p, new(unix.Stat_t))
+			unix.Truncate(p, 3)
+		}
+	}
+	race(t, 2*time.Second, func(i int) {
+		one(tree)
+		os.WriteFile(filepath.Join(parent, "file.txt"), []byte("y"), 0o600)
+		if i%50 == 0 {
+			r.docs.grant(testApp, "d1", Access{Read: i%100 == 0, Write: true})
+			r.view.Invalidate("d1")
+			r.docs.grant(testApp, "d1", Access{Read: true, Write: true})
+			r.view.Invalidate("d1")
+		}
+	}, func(i int) {
+		one(view)
+		temp := fmt.Sprint(file, i%3)
+		os.WriteFile(temp, []byte("z"), 0o600)
+		os.Rename(temp, file)
+		os.Rename(file, file+"9")
+	})
+	nothingIsLeft(t, r, "d1", "f1")
 }

@@ -392,7 +392,8 @@ func (t *tempFiles) sweepLater(fs *filesystem) {
 	}
 }
 
-// sweep removes the temp files that nobody has used since the sweep before.
+// sweep removes the temp files that nobody has used since the sweep before. It
+// waits for no view: what is on a disk that hangs must not keep those of others.
 func (t *tempFiles) sweep(fs *filesystem) {
 	t.mu.Lock()
 	t.timer = nil
@@ -401,27 +402,39 @@ func (t *tempFiles) sweep(fs *filesystem) {
 	if closed {
 		return
 	}
-	again := false
 	for _, v := range fs.nodes.withTemps() {
-		v.names.Lock()
-		for name, f := range v.temps {
-			switch {
-			case v.uses(f):
-				f.idle = time.Time{}
-			case f.idle.IsZero():
-				f.idle = time.Now()
-				again = true
-			case time.Since(f.idle) < t.grace/2:
-				again = true
-			default:
-				v.drop(name, f)
-			}
+		if !v.sweeping.CompareAndSwap(false, true) {
+			t.sweepLater(fs)
+			continue
 		}
-		v.names.Unlock()
+		go func() { // ends with the disk's answers
+			again := v.sweep(t.grace)
+			v.sweeping.Store(false)
+			if again {
+				t.sweepLater(fs)
+			}
+		}()
 	}
-	if again {
-		t.sweepLater(fs)
+}
+
+// sweep reports whether there is something to be looked at once more.
+func (v *docView) sweep(grace time.Duration) (again bool) {
+	v.names.Lock()
+	defer v.names.Unlock()
+	for name, f := range v.temps {
+		switch {
+		case v.uses(f):
+			f.idle = time.Time{}
+		case f.idle.IsZero():
+			f.idle = time.Now()
+			again = true
+		case time.Since(f.idle) < grace/2:
+			again = true
+		default:
+			v.drop(name, f)
+		}
 	}
+	return again
 }
 
 // uses reports whether the kernel knows the temp file f. v.names is held.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -196,5 +197,37 @@ func TestAListingComesInFullReplies(t *testing.T) {
 			t.Errorf("the replies have %v bytes", sizes[i:])
 			break
 		}
+	}
+}
+
+// TestTheWayToADeepDirectory is not made while everybody waits for the table, nor
+// is it longer than anybody may be told.
+func TestTheWayToADeepDirectory(t *testing.T) {
+	tab := newTable(1, nil)
+	fs := &filesystem{nodes: tab}
+	v := &docView{fs: fs, id: "d1", nodes: make(map[*node]struct{})}
+	s := &docState{doc: &Document{Directory: true}}
+	top := &node{kind: kindTop, view: v, name: "tree"}
+	at := top
+	for i := range 200_000 {
+		at = &node{kind: kindTree, view: v, parent: at, name: "directory"}
+		if i == 2 {
+			if l, ok := fs.location(at, s); !ok || l.Rel != "directory/directory/directory" {
+				t.Errorf("the third is %q %v", l.Rel, ok)
+			}
+		}
+	}
+	done := make(chan bool)
+	go func() {
+		_, ok := fs.location(at, s)
+		done <- ok
+	}()
+	select {
+	case ok := <-done:
+		if ok {
+			t.Error("it has a path")
+		}
+	case <-time.After(patience):
+		t.Fatal("it takes as long as the way is")
 	}
 }

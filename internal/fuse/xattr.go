@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -22,18 +23,33 @@ func (fs *filesystem) location(n *node, s *docState) (Location, bool) {
 		return l, true
 	}
 	l.Document = n.view.id
-	fs.nodes.mu.Lock()
-	defer fs.nodes.mu.Unlock()
+	names, ok := fs.nodes.names(n)
+	l.Rel = path.Join(names...)
+	return l, ok
+}
+
+// maxPath is how long a path may be that somebody is told (XATTR_SIZE_MAX). An app
+// can make far longer ones, step by step.
+const maxPath = 64 << 10
+
+// names returns the names that lead to n in its document, and whether there is such
+// a way. Everybody waits for the table meanwhile, so what can be done later is.
+func (t *table) names(n *node) ([]string, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []string
+	length := 0
 	for p := n; p.kind != kindTop; p = p.parent {
-		if p.parent == nil {
-			return Location{}, false
+		if length += len(p.name) + 1; p.parent == nil || length > maxPath {
+			return nil, false
 		}
-		l.Rel = path.Join(p.name, l.Rel)
+		all = append(all, p.name)
 		if p.kind == kindFile {
 			break
 		}
 	}
-	return l, true
+	slices.Reverse(all)
+	return all, true
 }
 
 // hostPath is where n is on the host. Temp files are nowhere.
