@@ -11,10 +11,13 @@ const (
 	cacheSize = 64
 	// cacheTime is how long one is kept. It is short, and counts from when
 	// the name was resolved: a removable disk must be free as soon as
-	// nobody uses it, and a directory that was moved away on the host
-	// stops being reached by its old place. It is as long as a path walk
-	// and the operation it was for need.
+	// nobody uses it, and who has a directory without having it open (as
+	// working directory, or by O_PATH) is not to go on in it for long
+	// after the host has moved it. It is as long as a path walk and the
+	// operation that it was for need.
 	cacheTime = 50 * time.Millisecond
+	// dropTime is after how long the descriptors of forgotten nodes are closed.
+	dropTime = time.Millisecond
 )
 
 // cache keeps the descriptors of nodes that were just looked up, so that the
@@ -29,7 +32,8 @@ type cache struct {
 	started time.Time // of the clock for cached.at; the first descriptor's time
 	entries [cacheSize]cached
 	timer   *time.Timer
-	ticking bool // the timer will call expire
+	ticking bool          // the timer will call expire,
+	next    time.Duration // then
 	closed  bool
 }
 
@@ -47,10 +51,11 @@ func (c *cache) now() time.Duration { return time.Since(c.started) }
 func (c *cache) get(n *node) *descriptor {
 	c.mu.Lock()
 	var d, late *descriptor
-	if e := n.cacheEntry; e == nil {
-	} else if c.now()-e.at >= cacheTime {
+	switch e := n.cacheEntry; {
+	case e == nil:
+	case c.now()-e.at >= cacheTime:
 		late = c.remove(e)
-	} else {
+	default:
 		d = e.d.get()
 	}
 	c.mu.Unlock()
@@ -61,7 +66,7 @@ func (c *cache) get(n *node) *descriptor {
 // add keeps d, of which it takes a reference of its own, for n.
 func (c *cache) add(n *node, d *descriptor) { c.replace(n, d).put() }
 
-// replace is add; the caller puts back what it returns.
+// replace is the part of add that holds c.mu: the caller puts back what it returns.
 func (c *cache) replace(n *node, d *descriptor) (old *descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,15 +83,22 @@ func (c *cache) replace(n *node, d *descriptor) (old *descriptor) {
 	old = c.remove(e)
 	*e = cached{n, d.get(), c.now()}
 	n.cacheEntry = e
-	if !c.ticking {
-		c.ticking = true
-		if c.timer == nil {
-			c.timer = time.AfterFunc(cacheTime, c.expire)
-		} else {
-			c.timer.Reset(cacheTime)
-		}
-	}
+	c.expireIn(cacheTime)
 	return old
+}
+
+// expireIn has expire called after that time at the latest. c.mu is held.
+func (c *cache) expireIn(rest time.Duration) {
+	at := c.now() + rest
+	if c.closed || c.ticking && c.next <= at {
+		return
+	}
+	c.ticking, c.next = true, at
+	if c.timer == nil {
+		c.timer = time.AfterFunc(rest, c.expire)
+	} else {
+		c.timer.Reset(rest)
+	}
 }
 
 // oldest is a free entry, or the one whose descriptor was added before all others.
@@ -105,22 +117,12 @@ func (c *cache) oldest() *cached {
 }
 
 func (c *cache) expire() {
-	c.removeAll(func(e *cached) bool { return c.now()-e.at >= cacheTime }, func() {
+	c.removeAll(func(e *cached) bool { return e.n == nil || c.now()-e.at >= cacheTime }, func() {
 		c.ticking = false
-		if c.closed {
-			return
-		}
-		now, rest := c.now(), time.Duration(0)
 		for i := range c.entries {
 			if e := &c.entries[i]; e.d != nil {
-				if left := max(cacheTime-(now-e.at), 1); rest == 0 || left < rest {
-					rest = left
-				}
+				c.expireIn(max(cacheTime-(c.now()-e.at), 1))
 			}
-		}
-		if rest > 0 {
-			c.ticking = true
-			c.timer.Reset(rest)
 		}
 	})
 }
@@ -136,8 +138,8 @@ func (c *cache) remove(e *cached) *descriptor {
 	return d
 }
 
-// removeAll removes the entries that which chooses, and calls then before c.mu is
-// given up.
+// removeAll removes the entries that which chooses, then calls then, which may be
+// nil, with c.mu held, and closes the descriptors when it is not held any more.
 func (c *cache) removeAll(which func(e *cached) bool, then func()) {
 	var all [cacheSize]*descriptor
 	c.mu.Lock()
@@ -146,7 +148,9 @@ func (c *cache) removeAll(which func(e *cached) bool, then func()) {
 			all[i] = c.remove(e)
 		}
 	}
-	then()
+	if then != nil {
+		then()
+	}
 	c.mu.Unlock()
 	for _, d := range all {
 		d.put()
@@ -154,18 +158,20 @@ func (c *cache) removeAll(which func(e *cached) bool, then func()) {
 }
 
 // drop forgets n. The caller may hold the table's mutex, so the descriptor is left
-// to be closed in its time.
+// to be closed by the timer, soon: what was removed takes room on its disk for as
+// long.
 func (c *cache) drop(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := n.cacheEntry; e != nil {
 		n.cacheEntry, e.n = nil, nil
+		c.expireIn(dropTime)
 	}
 }
 
 // dropView forgets the descriptors of every node of v.
 func (c *cache) dropView(v *docView) {
-	c.removeAll(func(e *cached) bool { return e.n != nil && e.n.view == v }, func() {})
+	c.removeAll(func(e *cached) bool { return e.n != nil && e.n.view == v }, nil)
 }
 
 // close forgets everything and keeps nothing from now on.

@@ -33,6 +33,7 @@ func held(d *descriptor) int { return int(d.refs.Load()) - 1 }
 
 func TestTheOldestDescriptorIsGivenUp(t *testing.T) {
 	c, nodes, fds := cacheTest(t, cacheSize+2)
+	c.ticking = true // no timer: on a slow machine the oldest would go by themselves
 	for i := range cacheSize {
 		c.add(nodes[i], fds[i])
 	}
@@ -66,6 +67,7 @@ func TestDescriptorsAreGivenUpInTime(t *testing.T) {
 	if d := c.get(nodes[1]); d != nil {
 		t.Error("what was dropped is there")
 	}
+	eventually(t, "what was dropped is not held", func() bool { return held(fds[1]) == 0 })
 	eventually(t, "nothing is held", func() bool { return held(fds[0])+held(fds[1])+held(fds[2]) == 0 })
 	c.add(nodes[0], fds[0]) // the timer runs again
 	eventually(t, "nothing is held", func() bool { return held(fds[0]) == 0 })
@@ -110,7 +112,7 @@ func TestADescriptorThatTakesLongToCloseHoldsUpNobody(t *testing.T) {
 		select {
 		case <-done:
 		case <-time.After(patience):
-			t.Error("nobody gets a descriptor while one is closed by ", what)
+			t.Error("nobody gets a descriptor while one is closed by", what)
 		}
 		disk.Go()
 		eventually(t, "the disk has answered", func() bool { return disk.Waiting() == 0 })

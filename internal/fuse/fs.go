@@ -17,10 +17,11 @@ import (
 // where it is on the host.
 const hostPathAttr = "user.document-portal.host-path"
 
-// filesystem answers the kernel's requests. Timeouts are 0: whatever the
-// kernel knows of a document's files it asks again, every name of a path. Only
-// by-app and the app ids in it are always there and always the same, and the
-// names of documents are until their permissions change.
+// filesystem answers the kernel's requests. Timeouts are 0, so that the kernel asks
+// for every name of a path, and for attributes, each time; but for the attributes of
+// a file with a lease (readings), by-app and the app ids in it, which are always
+// there and always the same, and the names of documents until their permissions
+// change.
 type filesystem struct {
 	gofuse.RawFileSystem // answers what is not implemented here
 
@@ -313,7 +314,7 @@ func (fs *filesystem) again(n *node, dir int, name string, st *unix.Statx_t) (*d
 	if d == nil {
 		return nil, identity{}
 	}
-	if errno := statAt(dir, name, st); errno == 0 {
+	if err := statAt(dir, name, statxAll, st); err == nil {
 		// A directory that is mounted on itself is the same, and what is mounted
 		// below it is not.
 		if key, sure := bornIdentity(st); sure && key == last.key && d.mount != 0 && d.mount == st.Mnt_id {

@@ -229,7 +229,8 @@ var localTypes = [...]int64{
 }
 
 // locality is what is known of a device. When its file system is unmounted another
-// may have its number, and by another mount.
+// one may get its number. That has another mount, whose number says so if the kernel
+// gives no number twice (statxMountUnique).
 type locality struct {
 	local bool
 	mount uint64
@@ -243,7 +244,7 @@ func (t *callTable) learn(fd int, st *unix.Statx_t) {
 		if is.(locality).mount == mount {
 			return
 		}
-		t.local.Delete(dev)
+		t.local.Delete(dev) // it does not count as local while fstatfs waits
 	}
 	var sfs unix.Statfs_t
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &sfs) }); err != nil {
@@ -409,7 +410,7 @@ func (l limited) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string,
 
 func (l limited) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
 	n := l.node(input.NodeId)
-	if l.local(n) {
+	if l.local(n) { // as in Lookup
 		if !n.view.places.enter(cancel) {
 			return gofuse.EINTR
 		}

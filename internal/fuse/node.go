@@ -154,7 +154,7 @@ func fnvNumber(h, n uint64) uint64 {
 // insert enters n, which has its wanted inode number, and gives it another
 // one if that belongs to a different file. t.mu is held, but in newTable.
 func (t *table) insert(n *node) {
-	for other := t.byIno[n.ino]; other != nil && other != n && !other.succeeded(n); other = t.byIno[n.ino] {
+	for other := t.byIno[n.ino]; other != nil && other != n && !n.succeeds(other); other = t.byIno[n.ino] {
 		n.ino = n.ino*6364136223846793005 + 1442695040888963407
 		if n.ino <= byAppID {
 			n.ino += byAppID + 1
@@ -170,11 +170,10 @@ func (t *table) insert(n *node) {
 	}
 }
 
-// succeeded reports whether n has the inode that the file of o had on the host: what
-// the kernel still knows of the old one is of a file that is gone and that nobody
-// has open, or its inode could not be another's. The new one must not have another
-// number for as long as that is remembered.
-func (o *node) succeeded(n *node) bool {
+// succeeds reports whether n is a file that got the inode of o's on the host. Then
+// that one is removed and nobody has it open, so n has its inode number at once, also
+// while the kernel still remembers o.
+func (n *node) succeeds(o *node) bool {
 	return n.key != (identity{}) && o.view == n.view && o.key.dev == n.key.dev && o.key.ino == n.key.ino
 }
 
@@ -287,11 +286,14 @@ func (t *table) move(n *node, parent *node, name string) {
 	}
 	if parent != nil {
 		// Directories that were exchanged on the host may seem to
-		// contain each other until both were looked up again. Most have
-		// nothing in them yet, and the way up may be long.
-		for p := parent; p != nil && (n.children > 0 || p == n); p = p.parent {
+		// contain each other until both were looked up again. The way
+		// up may be long, and who has nothing in it contains nobody.
+		for p := parent; p != nil; p = p.parent {
 			if p == n {
 				return
+			}
+			if n.children == 0 {
+				break
 			}
 		}
 		parent.children++
@@ -388,9 +390,6 @@ func (t *table) removeHandle(n *node, h *handle) {
 func (t *table) open(n *node) *descriptor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(n.handles) == 0 {
-		return nil
-	}
 	for _, h := range n.handles {
 		if h.d != nil {
 			return h.d.get()

@@ -28,8 +28,8 @@ import (
 type descriptor struct {
 	fd   int
 	refs atomic.Int32
-	// mount is the number of the mount by which it was opened, 0 if that is not
-	// known. No other has it while this is open.
+	// mount is the number of the mount by which openPath opened it, otherwise 0.
+	// No other mount has it while this is open.
 	mount uint64
 }
 
@@ -111,7 +111,7 @@ func newOpener(isLocal func(dev uint64) bool) *opener {
 	return &opener{isLocal: isLocal}
 }
 
-// openat2 is the system call. With any other than that how would be on the heap.
+// openat2 is the system call. It is no variable that tests set: how would be on the heap.
 func (o *opener) openat2(dir int, path string, how *unix.OpenHow) (int, error) {
 	if o.instead != nil {
 		h := *how
@@ -263,7 +263,7 @@ func (o *opener) openBase(doc *Document, seen *seenBase, st *unix.Statx_t) (*des
 			if !isDirectory(fd, st, doc.DirID) {
 				errno = syscall.ENOENT
 			} else if seen != nil && sure {
-				kept := at
+				kept := at // a copy, so that at is on the stack
 				seen.at.Store(&kept)
 			}
 		}
@@ -319,13 +319,16 @@ func statx(fd, flags int, st *unix.Statx_t) syscall.Errno {
 	return errnoOf(unix.Statx(fd, "", unix.AT_EMPTY_PATH|flags, statxAll, st))
 }
 
-// statAt puts the status of what is at name in dir in st, as far as the kernel has it
-// without asking anybody.
-func statAt(dir int, name string, st *unix.Statx_t) syscall.Errno {
+// statxGlance is the part of a status that never changes.
+const statxGlance = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_BTIME
+
+// statAt puts what mask says of the status of what is at name in dir in st, as far
+// as the kernel has it without asking anybody.
+func statAt(dir int, name string, mask int, st *unix.Statx_t) error {
 	if !component(name) {
-		return syscall.ENOENT
+		return unix.ENOENT
 	}
-	return errnoOf(unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, statxAll, st))
+	return unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, mask, st)
 }
 
 func deviceOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
@@ -389,15 +392,7 @@ func exists(dir int, name string) bool {
 // so that the kernel need ask nobody for it.
 func glance(dir int, name string) (*unix.Statx_t, error) {
 	st := new(unix.Statx_t)
-	return st, glanceAt(dir, name, st)
-}
-
-func glanceAt(dir int, name string, st *unix.Statx_t) error {
-	if !component(name) {
-		return unix.ENOENT
-	}
-	return unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC,
-		unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, st)
+	return st, statAt(dir, name, statxGlance, st)
 }
 
 // openPath opens name in dir, O_PATH, puts its status in st and returns its

@@ -38,7 +38,7 @@ func TestAHungDiskKeepsNoTempFilesOfOthers(t *testing.T) {
 	disk.Stop()
 	defer disk.Go()
 	forget("f1")
-	for range 3 { // the hung one may be the last of the first round
+	for range 3 { // views are swept in no order: a round may come to the hung one last
 		must(t, os.WriteFile(r.in(testApp, "well", "temp"), nil, 0o600))
 		forget("well")
 		eventually(t, "the temp file is removed", func() bool { return len(names(t, well)) == 1 })

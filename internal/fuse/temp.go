@@ -393,7 +393,7 @@ func (t *tempFiles) sweepLater(fs *filesystem) {
 }
 
 // sweep removes the temp files that nobody has used since the sweep before. It
-// waits for no view: what is on a disk that hangs must not keep those of others.
+// waits for no view: a disk that hangs must not keep the temp files of other views.
 func (t *tempFiles) sweep(fs *filesystem) {
 	t.mu.Lock()
 	t.timer = nil
@@ -417,7 +417,8 @@ func (t *tempFiles) sweep(fs *filesystem) {
 	}
 }
 
-// sweep reports whether there is something to be looked at once more.
+// sweep removes the temp files of v that nobody has used since the sweep before, and
+// reports whether there are others that may go next time.
 func (v *docView) sweep(grace time.Duration) (again bool) {
 	v.names.Lock()
 	defer v.names.Unlock()
@@ -478,7 +479,8 @@ func (v *docView) dropAll() {
 	}
 }
 
-// close removes every temp file; no more are made.
+// close removes every temp file; no more are made. A disk that hangs keeps those of
+// the views that come after it: the next start removes them by the journal.
 func (t *tempFiles) close(fs *filesystem) {
 	t.mu.Lock()
 	t.closed = true

@@ -136,7 +136,7 @@ func (t *tracked) entryFor(cancel <-chan struct{}, h *gofuse.InHeader, name stri
 	}
 	if errno != 0 {
 		t.nodes.forget(out.NodeId, 1)
-		*out = gofuse.EntryOut{} // or the caller takes it back once more
+		*out = gofuse.EntryOut{} // so that the caller does not take the look-up back, too
 		return nil, status(errno)
 	}
 	return st, gofuse.OK

@@ -200,8 +200,8 @@ func TestAListingComesInFullReplies(t *testing.T) {
 	}
 }
 
-// TestTheWayToADeepDirectory is not made while everybody waits for the table, nor
-// is it longer than anybody may be told.
+// TestTheWayToADeepDirectory takes no longer than a path that may be told, and one
+// that is longer is no path.
 func TestTheWayToADeepDirectory(t *testing.T) {
 	tab := newTable(1, nil)
 	fs := &filesystem{nodes: tab}

@@ -100,7 +100,7 @@ type twoSides struct {
 // openTwice is what one side has open, in the model and in the document.
 type openTwice struct {
 	side, id  int
-	name      string // it had
+	name      string // that it was opened by
 	model, fd int
 	dir       bool
 }
@@ -209,8 +209,8 @@ func (s *twoSides) step() {
 		size := int64(s.rnd.IntN(9000))
 		s.call(side, fmt.Sprint("truncate ", p, " ", size), func(d string) outcome { return err(unix.Truncate(d+p, size)) })
 	case 19:
-		// A directory must be removed at the end, and who may open a pipe no
-		// server is asked.
+		// Only of files: directories must be removed at the end, and whether
+		// somebody may open a pipe the kernel decides without asking a server.
 		mode := []uint32{0o600, 0o644, 0o400, 0}[s.rnd.IntN(4)]
 		s.call(side, fmt.Sprintf("chmod %s %o", p, mode), func(d string) outcome {
 			var st unix.Stat_t
@@ -247,7 +247,7 @@ func (s *twoSides) step() {
 	case 25, 26, 27, 28, 29:
 		s.useOpen()
 		if s.rnd.IntN(40) == 0 {
-			s.cache.removeAll(func(*cached) bool { return true }, func() {}) // as if some time had passed
+			s.cache.removeAll(func(*cached) bool { return true }, nil) // as if some time had passed
 		}
 	}
 }

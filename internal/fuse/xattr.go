@@ -23,7 +23,7 @@ func (fs *filesystem) location(n *node, s *docState) (Location, bool) {
 		return l, true
 	}
 	l.Document = n.view.id
-	names, ok := fs.nodes.names(n)
+	names, ok := fs.nodes.wayTo(n)
 	l.Rel = path.Join(names...)
 	return l, ok
 }
@@ -32,9 +32,10 @@ func (fs *filesystem) location(n *node, s *docState) (Location, bool) {
 // can make far longer ones, step by step.
 const maxPath = 64 << 10
 
-// names returns the names that lead to n in its document, and whether there is such
-// a way. Everybody waits for the table meanwhile, so what can be done later is.
-func (t *table) names(n *node) ([]string, bool) {
+// wayTo returns the names that lead to n in its document, and whether there is such
+// a way that is not too long to be told. Everybody waits for the table meanwhile, so
+// the names are joined by the caller.
+func (t *table) wayTo(n *node) ([]string, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var all []string
