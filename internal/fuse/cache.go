@@ -29,11 +29,9 @@ const (
 // held.
 type cache struct {
 	mu      sync.Mutex
-	started time.Time // of the clock for cached.at; the first descriptor's time
 	entries [cacheSize]cached
 	timer   *time.Timer
-	ticking bool          // the timer will call expire,
-	next    time.Duration // then
+	next    time.Time // when the timer will call expire; zero if it will not
 	closed  bool
 }
 
@@ -42,10 +40,8 @@ type cache struct {
 type cached struct {
 	n  *node
 	d  *descriptor
-	at time.Duration
+	at time.Time
 }
-
-func (c *cache) now() time.Duration { return time.Since(c.started) }
 
 // get returns the descriptor of n, which the caller puts back, or nil.
 func (c *cache) get(n *node) *descriptor {
@@ -53,7 +49,7 @@ func (c *cache) get(n *node) *descriptor {
 	var d, late *descriptor
 	switch e := n.cacheEntry; {
 	case e == nil:
-	case c.now()-e.at >= cacheTime:
+	case time.Since(e.at) >= cacheTime:
 		late = c.remove(e)
 	default:
 		d = e.d.get()
@@ -73,15 +69,12 @@ func (c *cache) replace(n *node, d *descriptor) (old *descriptor) {
 	if c.closed {
 		return nil
 	}
-	if c.started.IsZero() {
-		c.started = time.Now()
-	}
 	e := n.cacheEntry
 	if e == nil {
 		e = c.oldest()
 	}
 	old = c.remove(e)
-	*e = cached{n, d.get(), c.now()}
+	*e = cached{n, d.get(), time.Now()}
 	n.cacheEntry = e
 	c.expireIn(cacheTime)
 	return old
@@ -89,11 +82,11 @@ func (c *cache) replace(n *node, d *descriptor) (old *descriptor) {
 
 // expireIn has expire called after that time at the latest. c.mu is held.
 func (c *cache) expireIn(rest time.Duration) {
-	at := c.now() + rest
-	if c.closed || c.ticking && c.next <= at {
+	at := time.Now().Add(rest)
+	if c.closed || !c.next.IsZero() && !at.Before(c.next) {
 		return
 	}
-	c.ticking, c.next = true, at
+	c.next = at
 	if c.timer == nil {
 		c.timer = time.AfterFunc(rest, c.expire)
 	} else {
@@ -109,7 +102,7 @@ func (c *cache) oldest() *cached {
 		if e.d == nil {
 			return e
 		}
-		if e.at < oldest.at {
+		if e.at.Before(oldest.at) {
 			oldest = e
 		}
 	}
@@ -117,11 +110,11 @@ func (c *cache) oldest() *cached {
 }
 
 func (c *cache) expire() {
-	c.removeAll(func(e *cached) bool { return e.n == nil || c.now()-e.at >= cacheTime }, func() {
-		c.ticking = false
+	c.removeAll(func(e *cached) bool { return e.n == nil || time.Since(e.at) >= cacheTime }, func() {
+		c.next = time.Time{}
 		for i := range c.entries {
 			if e := &c.entries[i]; e.d != nil {
-				c.expireIn(max(cacheTime-(c.now()-e.at), 1))
+				c.expireIn(max(time.Until(e.at.Add(cacheTime)), 1))
 			}
 		}
 	})

@@ -33,7 +33,7 @@ func held(d *descriptor) int { return int(d.refs.Load()) - 1 }
 
 func TestTheOldestDescriptorIsGivenUp(t *testing.T) {
 	c, nodes, fds := cacheTest(t, cacheSize+2)
-	c.ticking = true // no timer: on a slow machine the oldest would go by themselves
+	c.next = time.Now() // no timer: on a slow machine the oldest would go by themselves
 	for i := range cacheSize {
 		c.add(nodes[i], fds[i])
 	}
@@ -67,6 +67,11 @@ func TestDescriptorsAreGivenUpInTime(t *testing.T) {
 	if d := c.get(nodes[1]); d != nil {
 		t.Error("what was dropped is there")
 	}
+	c.mu.Lock()
+	if time.Until(c.next) > dropTime {
+		t.Errorf("it is held for %v more", time.Until(c.next))
+	}
+	c.mu.Unlock()
 	eventually(t, "what was dropped is not held", func() bool { return held(fds[1]) == 0 })
 	eventually(t, "nothing is held", func() bool { return held(fds[0])+held(fds[1])+held(fds[2]) == 0 })
 	c.add(nodes[0], fds[0]) // the timer runs again
@@ -84,6 +89,7 @@ func TestADescriptorThatTakesLongToCloseHoldsUpNobody(t *testing.T) {
 	r := newRig(t)
 	disk := testdisk.Mount(t, r.dir("disk"), filepath.Join(r.host, "below"))
 	must(t, os.WriteFile(filepath.Join(r.host, "disk", "file"), nil, 0o600))
+	defer disk.Go()
 	for what, f := range map[string]func(c *cache, hung *node, d *descriptor){
 		"a revocation":         func(c *cache, hung *node, _ *descriptor) { c.dropView(hung.view) },
 		"another in its place": func(c *cache, hung *node, d *descriptor) { c.add(hung, d) },

@@ -143,13 +143,7 @@ func TestPagesAreKeptOnlyOfUnchangedFiles(t *testing.T) {
 	v := r.view.fs.nodes
 	n := &node{}
 	stat := func() *unix.Statx_t {
-		fd, err := unix.Open(host, unix.O_PATH, 0)
-		must(t, err)
-		defer unix.Close(fd)
-		st, errno := statFD(fd)
-		if errno != 0 {
-			t.Fatal(errno)
-		}
+		_, st := referTo(t, host)
 		return st
 	}
 	if v.unchanged(n, stat()) {

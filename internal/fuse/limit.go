@@ -643,7 +643,7 @@ func (l limited) Lseek(cancel <-chan struct{}, input *gofuse.LseekIn, out *gofus
 func (l limited) CopyFileRange(cancel <-chan struct{}, input *gofuse.CopyFileRangeIn) (uint32, gofuse.Status) {
 	in := *input
 	n := l.handleNode(in.FhIn)
-	if n != nil && l.calls.isLocal(l.device(n)) {
+	if l.local(n) {
 		n = l.handleNode(in.FhOut)
 	}
 	var size uint32
@@ -705,7 +705,7 @@ func (l limited) SetLk(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status
 
 func (l limited) SetLkw(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status {
 	in, n := *input, l.handleNode(input.Fh)
-	if h := l.handles.get(in.Fh); n != nil && n.view != nil && !h.index && !l.calls.isLocal(l.device(n)) {
+	if h := l.handles.get(in.Fh); n != nil && n.view != nil && !h.index && !l.local(n) {
 		// Asking the file system for a lock may take for ever, too.
 		return l.patiently(cancel, n, func() gofuse.Status { return l.SetLk(cancel, &in) })
 	}
@@ -720,7 +720,7 @@ func (l limited) ReleaseDir(in *gofuse.ReleaseIn) { l.release(in.Fh) }
 
 func (l limited) release(fh uint64) {
 	n := l.handleNode(fh)
-	if n == nil || n.view == nil || l.calls.isLocal(l.device(n)) {
+	if n == nil || n.view == nil || l.local(n) {
 		l.unregister(fh)
 		return
 	}

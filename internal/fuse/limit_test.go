@@ -237,13 +237,7 @@ func TestADeviceNumberIsAnotherDisksLater(t *testing.T) {
 		t.Errorf("a FUSE file system counts as local; its number is %#x, a tmpfs had %#x", now, was)
 	}
 	// Whatever number the kernel has given.
-	fd, err := unix.Open(other, unix.O_PATH, 0)
-	must(t, err)
-	defer unix.Close(fd)
-	st, errno := statFD(fd)
-	if errno != 0 {
-		t.Fatal(errno)
-	}
+	fd, st := referTo(t, other)
 	r.view.fs.calls.local.Store(now, locality{local: true, mount: st.Mnt_id + 1})
 	r.view.fs.calls.learn(fd, st)
 	if r.view.fs.calls.isLocal(now) {

@@ -404,6 +404,19 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// referTo opens p, O_PATH, until the end of the test.
+func referTo(t testing.TB, p string) (fd int, st *unix.Statx_t) {
+	t.Helper()
+	fd, err := unix.Open(p, unix.O_PATH, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	st, errno := statFD(fd)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	return fd, st
+}
+
 // mincore says which pages of b are in memory.
 func mincore(b, vec []byte) error {
 	_, _, e := syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&vec[0])))

@@ -301,11 +301,16 @@ func (t *table) move(n *node, parent *node, name string) {
 	old := n.parent
 	n.parent, n.name = parent, name
 	if old != nil {
-		if old.recent == n {
-			old.recent = nil
-		}
-		old.children--
+		old.lose(n)
 		t.collect(old)
+	}
+}
+
+// lose notes that n is not in the directory any more. The table's mutex is held.
+func (parent *node) lose(n *node) {
+	parent.children--
+	if parent.recent == n {
+		parent.recent = nil
 	}
 }
 
@@ -350,10 +355,7 @@ func (t *table) collect(n *node) {
 			}
 		}
 		if parent != nil {
-			parent.children--
-			if parent.recent == n {
-				parent.recent = nil
-			}
+			parent.lose(n)
 		}
 		n = parent
 	}
